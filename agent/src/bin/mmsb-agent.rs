@@ -1,0 +1,2 @@
+//! `mmsb-agent`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! MMSB, the Memory-Mapped State Bus.
