@@ -1,0 +1,100 @@
+//! Waiting and waking: one futex word for subscribers, the owner words themselves for writers.
+//!
+//! The lost wake-up. A sleeper S and a waker W share a condition C (a record is READY; an owner word is free), a flag
+//! F and the futex word X.
+//!
+//! ```text
+//! S: x = load X      set F      heavy barrier      look at C      futex_wait(X, x)
+//! W: make C true     light barrier      look at F; if set: clear F, X += 1, futex_wake
+//! ```
+//!
+//! The heavy barrier (membarrier, or its fence) makes every other thread pass a full barrier. If W's look at F came
+//! before that, W's store to C came before too, and S sees C. If it came after, W sees F and wakes; S either sleeps
+//! already and is woken, or finds X changed and does not sleep. A second sleeper whose F is wiped by W's clear read X
+//! before, so the increment that follows the clear keeps it awake. A waker that dies between clear and wake, or a
+//! kernel without membarrier, costs at most one period: every sleep is timed and looks again (PROTOCOL A7).
+//!
+//! Flags are never counts: a sleeper that dies leaves a set bit, which costs one needless wake and is gone.
+
+use std::time::{Duration, Instant};
+
+use crate::sync::{AtomicU32, Ordering, heavy};
+use crate::sys::futex;
+
+/// Longest sleep without looking again.
+pub(crate) const NAP: Duration = Duration::from_millis(50);
+/// Longest sleep where the kernel has no membarrier.
+pub(crate) const NAP_WITHOUT_BARRIER: Duration = Duration::from_millis(1);
+
+/// How a subscriber waits for the next delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WaitStrategy {
+    /// Polls without pause: lowest latency, one core.
+    Spin,
+    /// Polls for some 20 µs, then sleeps.
+    #[default]
+    SpinThenPark,
+    /// Sleeps at once.
+    Park,
+}
+
+impl WaitStrategy {
+    /// How long to poll before the first sleep; `None`: for ever.
+    pub(crate) fn spin(self) -> Option<Duration> {
+        match self {
+            WaitStrategy::Spin => None,
+            WaitStrategy::SpinThenPark => Some(Duration::from_micros(20)),
+            WaitStrategy::Park => Some(Duration::ZERO),
+        }
+    }
+}
+
+/// Sleeps until `ready` or `deadline`. `mask` are the flag bits this sleeper answers to. Returns what `ready` said
+/// last.
+pub(crate) fn sleep(
+    word: &AtomicU32,
+    flags: &AtomicU32,
+    mask: u32,
+    deadline: Option<Instant>,
+    mut ready: impl FnMut() -> bool,
+) -> bool {
+    loop {
+        // Acquire: read before the flag is set, so that a wake in between is noticed.
+        let seen = word.load(Ordering::Acquire);
+        // SeqCst: first half of the argument above.
+        flags.fetch_or(mask, Ordering::SeqCst);
+        let nap = if heavy() { NAP } else { NAP_WITHOUT_BARRIER };
+        if ready() {
+            return true;
+        }
+        let left = match deadline {
+            None => nap,
+            Some(d) => match d.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => left.min(nap),
+                _ => return false,
+            },
+        };
+        // An error here (a kernel that refuses futex) must not become a busy loop.
+        if futex::wait(word, seen, Some(left), mask).is_err() {
+            std::thread::sleep(left.min(NAP_WITHOUT_BARRIER));
+        }
+        if ready() {
+            return true;
+        }
+    }
+}
+
+/// Wakes the sleepers whose flags are in `mask`; the caller saw some of them set.
+#[cold]
+pub(crate) fn wake(word: &AtomicU32, flags: &AtomicU32, mask: u32) {
+    // SeqCst: clear, then bump, then wake, see above.
+    flags.fetch_and(!mask, Ordering::SeqCst);
+    word.fetch_add(1, Ordering::SeqCst);
+    let _ = futex::wake(word, u32::MAX >> 1, mask);
+}
+
+/// Flag bit of a page index.
+#[inline(always)]
+pub(crate) fn bit(index: u32) -> u32 {
+    1 << (index & 31)
+}

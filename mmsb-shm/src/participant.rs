@@ -1,0 +1,564 @@
+//! Participants: joining and leaving, who is alive, waiting for somebody.
+//!
+//! A participant is one writing thread of one process. It owns a slot in `.ctl` and, on its **own open file
+//! description**, a kernel lock (OFD) on that slot's byte. The kernel drops the lock when the process dies, whatever it
+//! dies of, and anybody can ask about it, across PID namespaces. Alive means: the lock is held. Nothing else decides.
+//!
+//! A life is (slot, generation). Owner words and stamps carry it, and a slot is reused only after everything that its
+//! last life left behind was finished or cleared ([`crate::recovery`]).
+
+use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::arena::Pools;
+use crate::doorbell;
+use crate::error::{AttachError, Corrupt, PageError};
+use crate::layout::participant::{ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE_NAME_WORDS};
+use crate::page::owner;
+use crate::recovery;
+use crate::ring::Guess;
+use crate::segment::{Core, LOCK_SLOT};
+use crate::stats::Counter;
+use crate::sync::{AtomicU32, AtomicU64, Ordering, heavy, relax};
+use crate::sys::{barrier, clock, fork, lock, process, space};
+use crate::testing::step;
+
+/// What a writer does when the ring is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnFull {
+    /// Waits up to the participant's timeout, then `Backpressure`.
+    #[default]
+    Wait,
+    /// `Backpressure` at once.
+    Fail,
+}
+
+/// How a participant behaves; private to it.
+#[derive(Clone, Debug)]
+pub struct ParticipantConfig {
+    /// Its name; deltas carry it as their source.
+    pub name: String,
+    /// Longest wait for a living participant, or for room in the ring.
+    pub timeout: Duration,
+    /// What to do when the ring is full.
+    pub on_full: OnFull,
+}
+
+impl Default for ParticipantConfig {
+    fn default() -> ParticipantConfig {
+        let name = process::comm(process::pid()).unwrap_or_else(|| "unnamed".into());
+        ParticipantConfig { name, timeout: Duration::from_secs(5), on_full: OnFull::Wait }
+    }
+}
+
+/// One writing thread of one process, attached to a bus. `Send`, not `Sync`: another thread joins for itself.
+pub struct Participant {
+    pub(crate) core: Arc<Core>,
+    /// Own description of `.ctl`: holds the slot lock and, during a recovery, that one's lock. Closed in fork children
+    /// by the fork handler, so `drop` must not close it a second time there.
+    pub(crate) fd: ManuallyDrop<OwnedFd>,
+    pub(crate) index: u32,
+    /// Owner word of this life.
+    pub(crate) me: u32,
+    fork_generation: u64,
+    pub(crate) guess: Cell<Guess>,
+    pub(crate) source: Cell<u16>,
+    pub(crate) created_ns: u64,
+    pub(crate) config: ParticipantConfig,
+    pub(crate) pools: RefCell<Pools>,
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    pub(crate) leases: RefCell<Vec<u32>>,
+    pub(crate) pins: Cell<u32>,
+}
+
+/// Who an owner word names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// Nobody (any more).
+    Nobody,
+    /// A living participant.
+    Alive(u32),
+    /// A dead one.
+    Dead(u32),
+}
+
+/// A participant as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParticipantInfo {
+    /// Slot index.
+    pub index: u32,
+    /// Generation of the slot.
+    pub generation: u64,
+    /// Name.
+    pub name: String,
+    /// Process id, in the PID namespace `pid_namespace`.
+    pub pid: u32,
+    /// Start time of the process in clock ticks since boot.
+    pub start_time: u64,
+    /// Inode of its PID namespace.
+    pub pid_namespace: u64,
+    /// CLOCK_REALTIME when it joined, ns.
+    pub joined_ns: u64,
+    /// Whether its kernel lock is held.
+    pub alive: bool,
+    /// LSN of its unfinished commit, 0: none.
+    pub hold: u64,
+    /// Deltas it committed.
+    pub deltas: u64,
+    /// Payload bytes it committed.
+    pub bytes: u64,
+    /// Times it had to wait.
+    pub waits: u64,
+    /// Reads it had to repeat.
+    pub retries: u64,
+}
+
+impl Core {
+    /// Whether life `generation` of slot `index` is over: its lock is free and nobody recovered it yet.
+    pub(crate) fn is_dead(&self, index: u32, generation: u64) -> bool {
+        let Some(slot) = self.ctl.participants().get(index as usize) else { return false };
+        // An error of the kernel is no proof of death.
+        let locked = lock::is_locked(self.ctl.probe().as_fd(), LOCK_SLOT + u64::from(index)).unwrap_or(true);
+        // Acquire: looked at after the lock, so a life that ended and was recovered in between shows its successor.
+        !locked && slot.state.load(Ordering::Acquire) == generation << 8 | SLOT_ACTIVE
+    }
+
+    /// Who holds `word`.
+    pub(crate) fn holder(&self, word: u32) -> Holder {
+        let Some(index) = owner::index(word) else { return Holder::Nobody };
+        let Some(slot) = self.ctl.participants().get(index as usize) else { return Holder::Nobody };
+        // Acquire: pairs with the end of a recovery, which raises the generation.
+        let state = slot.state.load(Ordering::Acquire);
+        if state & 0xff != SLOT_ACTIVE || !owner::is_life(word, state >> 8) {
+            return Holder::Nobody;
+        }
+        if self.is_dead(index, state >> 8) { Holder::Dead(index) } else { Holder::Alive(index) }
+    }
+
+    /// Name and pid of a participant slot, for messages.
+    pub(crate) fn describe(&self, index: u32) -> String {
+        match self.ctl.participants().get(index as usize) {
+            Some(slot) => format!(
+                "participant {index} ({:?}, pid {})",
+                read_name(&slot.name),
+                slot.pid.load(Ordering::Relaxed)
+            ),
+            None => format!("participant {index}"),
+        }
+    }
+
+    /// Everybody in a slot, dead or alive.
+    pub fn participants(&self) -> Vec<ParticipantInfo> {
+        let mut list = Vec::new();
+        for (index, slot) in self.ctl.participants_used().iter().enumerate() {
+            // Relaxed below: a report, not a decision.
+            let state = slot.state.load(Ordering::Acquire);
+            if state & 0xff != SLOT_ACTIVE {
+                continue;
+            }
+            let index = index as u32;
+            let r = |a: &AtomicU64| a.load(Ordering::Relaxed);
+            list.push(ParticipantInfo {
+                index,
+                generation: state >> 8,
+                name: read_name(&slot.name),
+                pid: slot.pid.load(Ordering::Relaxed),
+                start_time: r(&slot.start_time),
+                pid_namespace: r(&slot.pid_namespace),
+                joined_ns: r(&slot.joined_ns),
+                alive: !self.is_dead(index, state >> 8),
+                hold: r(&slot.hold),
+                deltas: r(&slot.deltas),
+                bytes: r(&slot.bytes),
+                waits: r(&slot.waits),
+                retries: r(&slot.retries),
+            });
+        }
+        list
+    }
+}
+
+/// Text from NUL-padded words.
+pub(crate) fn read_name(words: &[AtomicU64]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// Stores text into NUL-padded words, cut at a character boundary.
+pub(crate) fn write_name(words: &[AtomicU64], name: &str) -> usize {
+    let mut end = name.len().min(words.len() * 8 - 1);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut bytes = name.as_bytes()[..end].to_vec();
+    bytes.resize(words.len() * 8, 0);
+    for (word, chunk) in words.iter().zip(bytes.chunks_exact(8)) {
+        // Relaxed: published by what the caller stores last.
+        word.store(u64::from_le_bytes(chunk.try_into().unwrap_or_default()), Ordering::Relaxed);
+    }
+    end
+}
+
+impl Participant {
+    /// Joins the bus: recovers whoever is dead, takes a slot.
+    ///
+    /// # Errors
+    /// [`AttachError::TooManyParticipants`] when every slot belongs to a living participant.
+    pub fn join(core: Arc<Core>, config: ParticipantConfig) -> Result<Participant, AttachError> {
+        fork::install();
+        barrier::register();
+        let path = core.ctl.path().to_path_buf();
+        let io = |what, source| AttachError::Io { what, path: path.clone(), source };
+        let fd = space::reopen(core.ctl.probe().as_fd(), true).map_err(|e| io("reopen", e))?;
+        recovery::all_dead(&core, &fd).map_err(|e| AttachError::Recovery(e.to_string()))?;
+        let slots = core.ctl.participants();
+        let mut taken = None;
+        for _ in 0..2 {
+            for (index, slot) in slots.iter().enumerate() {
+                let index = index as u32;
+                // Acquire: FREE is stored after the last life was cleared up.
+                if slot.state.load(Ordering::Acquire) & 0xff != SLOT_FREE {
+                    continue;
+                }
+                let byte = LOCK_SLOT + u64::from(index);
+                if !lock::try_lock(fd.as_fd(), byte).map_err(|e| io("lock", e))? {
+                    continue;
+                }
+                // Under the lock: somebody may have come and died in between; then it is recovery's.
+                let state = slot.state.load(Ordering::Acquire);
+                if state & 0xff == SLOT_FREE {
+                    taken = Some((index, state >> 8));
+                    break;
+                }
+                lock::unlock(fd.as_fd(), byte).map_err(|e| io("unlock", e))?;
+            }
+            if taken.is_some() {
+                break;
+            }
+            recovery::all_dead(&core, &fd).map_err(|e| AttachError::Recovery(e.to_string()))?;
+        }
+        let (index, generation) = taken.ok_or(AttachError::TooManyParticipants { max: slots.len() as u32 })?;
+        fork::close_in_child(fd.as_raw_fd()).map_err(|e| io("register for fork", e))?;
+        step("join.locked");
+        let slot = &slots[index as usize];
+        let pid = process::pid();
+        // Relaxed: the slot is ours, and `state` below publishes.
+        slot.pid.store(pid, Ordering::Relaxed);
+        slot.start_time.store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
+        slot.pid_namespace.store(process::pid_namespace(), Ordering::Relaxed);
+        slot.joined_ns.store(clock::realtime_ns(), Ordering::Relaxed);
+        write_name(&slot.name, &config.name);
+        for word in [&slot.hold, &slot.deltas, &slot.bytes, &slot.waits, &slot.retries] {
+            word.store(0, Ordering::Relaxed);
+        }
+        slot.active.store(0, Ordering::Relaxed);
+        // AcqRel: scans that see the new count see the slot.
+        core.ctl.header().participants_used.fetch_max(index + 1, Ordering::AcqRel);
+        step("join.described");
+        // Release: everything above is in place.
+        slot.state.store(generation << 8 | SLOT_ACTIVE, Ordering::Release);
+        step("join.active");
+        let ring = core.pages.ring();
+        let guess = Guess { tail: ring.recent_boundary(), limit: ring.limit.load(Ordering::Acquire) };
+        core.pages.count(Counter::Joins, 1);
+        let created_ns = core.pages.header().created_ns.load(Ordering::Relaxed);
+        let name = config.name.clone();
+        let participant = Participant {
+            core,
+            fd: ManuallyDrop::new(fd),
+            index,
+            me: owner::word(index, generation),
+            fork_generation: fork::generation(),
+            guess: Cell::new(guess),
+            source: Cell::new(0),
+            created_ns,
+            config,
+            pools: RefCell::new(Pools::default()),
+            scratch: RefCell::new(Vec::new()),
+            leases: RefCell::new(Vec::new()),
+            pins: Cell::new(0),
+        };
+        let source = participant
+            .source_id(&name)
+            .map_err(|e| match e {
+                PageError::Full(full) => AttachError::Full(full),
+                PageError::Corrupt(c) => AttachError::Corrupt(c),
+                other => AttachError::Recovery(other.to_string()),
+            })?;
+        participant.source.set(source);
+        Ok(participant)
+    }
+
+    /// The bus.
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Index of its slot.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Number of the source its deltas carry.
+    pub fn source(&self) -> u16 {
+        self.source.get()
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &ParticipantConfig {
+        &self.config
+    }
+
+    /// Changes the longest wait.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.config.timeout = timeout;
+    }
+
+    /// Changes what happens when the ring is full.
+    pub fn set_on_full(&mut self, on_full: OnFull) {
+        self.config.on_full = on_full;
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> &ParticipantSlot {
+        &self.core.ctl.participants()[self.index as usize]
+    }
+
+    /// Refuses a handle that a fork copied: its slot and lock are the parent's.
+    #[inline(always)]
+    pub(crate) fn check_fork(&self) -> Result<(), PageError> {
+        if fork::generation() == self.fork_generation { Ok(()) } else { Err(PageError::Forked) }
+    }
+
+    /// Adds to one of the slot's own counters.
+    #[inline(always)]
+    pub(crate) fn bump(counter: &AtomicU64, n: u64) {
+        // Relaxed: only this participant writes it.
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Takes an owner word; waits for a living holder, recovers a dead one, asks a leaseholder to let go.
+    #[inline(always)]
+    pub(crate) fn lock_word(&self, word: &AtomicU32, stripe: u32, what: Locked) -> Result<(), PageError> {
+        match owner::try_acquire(word, self.me) {
+            Ok(()) => Ok(()),
+            Err(_) => self.lock_word_slow(word, stripe, what),
+        }
+    }
+
+    #[cold]
+    fn lock_word_slow(&self, word: &AtomicU32, stripe: u32, what: Locked) -> Result<(), PageError> {
+        // Whoever waits holds nothing that it could be waited for: no cycle of leases.
+        self.yield_leases();
+        let begin = Instant::now();
+        let mut waited = false;
+        let mut rounds = 0u32;
+        loop {
+            // Relaxed: acted on by compare-exchange only.
+            let found = word.load(Ordering::Relaxed);
+            if found == 0 {
+                if owner::try_acquire(word, self.me).is_ok() {
+                    return Ok(());
+                }
+                continue;
+            }
+            if found == owner::REQUEST {
+                // A reader asks for a gap: let it have one, bounded, then go on.
+                if !spin_until(Duration::from_micros(8), || word.load(Ordering::Relaxed) != owner::REQUEST)
+                    && owner::try_acquire_requested(word, self.me)
+                {
+                    return Ok(());
+                }
+                continue;
+            }
+            if owner::holder(found) == self.me {
+                // A word of this very life: a lock this thread takes twice is a bug of this crate.
+                return Err(Corrupt { what: "owner word held twice", offset: found.into() }.into());
+            }
+            rounds += 1;
+            if rounds < 200 {
+                relax();
+                continue;
+            }
+            if !waited {
+                waited = true;
+                Self::bump(&self.slot().waits, 1);
+            }
+            if found & owner::LEASE != 0 && self.take_from_leaseholder(word, found) {
+                return Ok(());
+            }
+            match self.core.holder(found) {
+                Holder::Dead(index) => {
+                    recovery::participant(&self.core, &self.fd, index)?;
+                    rounds = 0;
+                    continue;
+                }
+                Holder::Nobody => {
+                    // The life ended between the two looks, or the word is garbage: it guards nothing now.
+                    if word.load(Ordering::Relaxed) == found {
+                        owner::clear_if(word, owner::holder(found));
+                    }
+                    continue;
+                }
+                Holder::Alive(index) => {
+                    let elapsed = begin.elapsed();
+                    if elapsed >= self.config.timeout {
+                        return Err(PageError::Timeout {
+                            what: what.to_string(),
+                            holder: self.core.describe(index),
+                            waited: elapsed,
+                        });
+                    }
+                    // Death wakes nobody, so look again soon at first, seldom later.
+                    let nap = if elapsed < Duration::from_millis(200) { 1 } else { 5 };
+                    let h = self.core.ctl.header();
+                    let until = Instant::now() + Duration::from_millis(nap);
+                    doorbell::sleep(&h.owner_bell, &h.owner_sleepers, doorbell::bit(stripe), Some(until), || {
+                        word.load(Ordering::Relaxed) != found
+                    });
+                }
+            }
+        }
+    }
+
+    /// Asks the holder of a lease to let go, and takes the word if it is not inside a commit.
+    fn take_from_leaseholder(&self, word: &AtomicU32, found: u32) -> bool {
+        let asked = found | owner::REQUEST;
+        // AcqRel: the request is set before the look at `active`.
+        if found & owner::REQUEST == 0
+            && word.compare_exchange(found, asked, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            return false;
+        }
+        // B4: the holder stores `active`, then looks at the request; we set the request, pass the heavy barrier, then
+        // look at `active`. One of the two sees the other. Without membarrier nobody may conclude anything.
+        if !heavy() {
+            return false;
+        }
+        let Some(slot) = owner::index(found).and_then(|i| self.core.ctl.participants().get(i as usize)) else {
+            return false;
+        };
+        // Acquire: pairs with the Release store at the end of a leased commit; its page is whole for us.
+        if slot.active.load(Ordering::Acquire) != 0 {
+            return false;
+        }
+        let taken = word.compare_exchange(asked, self.me, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if taken {
+            self.core.pages.count(Counter::LeasesYielded, 1);
+        }
+        taken
+    }
+
+    /// Gives an owner word back and wakes who waits for it.
+    #[inline(always)]
+    pub(crate) fn unlock_word(&self, word: &AtomicU32, stripe: u32) {
+        owner::release(word, self.me);
+        self.wake_owner_waiters(stripe);
+    }
+
+    #[inline(always)]
+    pub(crate) fn wake_owner_waiters(&self, stripe: u32) {
+        let h = self.core.ctl.header();
+        // The cheap half of the barrier: the sleeper runs the heavy one (see `doorbell`).
+        crate::sync::light();
+        if h.owner_sleepers.load(Ordering::Relaxed) & doorbell::bit(stripe) != 0 {
+            doorbell::wake(&h.owner_bell, &h.owner_sleepers, doorbell::bit(stripe));
+        }
+    }
+
+    /// Wakes subscribers that sleep for a page of these stripes.
+    #[inline(always)]
+    pub(crate) fn ring_bell(&self, mask: u32) {
+        // The cheap half: READY above, the look at the flags below (see `doorbell`).
+        crate::sync::light();
+        if self.core.ctl.header().sleepers.load(Ordering::Relaxed) & mask != 0 {
+            self.ring_bell_slow(mask);
+        }
+    }
+
+    #[cold]
+    fn ring_bell_slow(&self, mask: u32) {
+        self.core.pages.count(Counter::Wakes, 1);
+        doorbell::wake(&self.core.pages.header().doorbell, &self.core.ctl.header().sleepers, mask);
+    }
+
+    /// Now, in the unit of a record.
+    #[inline(always)]
+    pub(crate) fn record_time(&self) -> u32 {
+        (clock::coarse_realtime_ns().saturating_sub(self.created_ns) >> crate::ring::record::TIME_SHIFT) as u32
+    }
+
+    /// Repairs whatever dead participants left. Returns how many there were.
+    pub fn recover_all(&self) -> Result<u32, PageError> {
+        self.check_fork()?;
+        recovery::all_dead(&self.core, &self.fd)
+    }
+
+    /// Number of the source `name`, registering it if it is new.
+    pub(crate) fn source_id(&self, name: &str) -> Result<u16, PageError> {
+        crate::names::source_id(self, name)
+    }
+
+    /// Leaves the bus: gives back all that this life holds. Dropping does the same.
+    pub fn leave(self) {}
+}
+
+impl Drop for Participant {
+    fn drop(&mut self) {
+        if fork::generation() != self.fork_generation {
+            // The fork handler closed the descriptor; the slot is the parent's. (If the parent is dead, whoever meets
+            // it recovers it.)
+            return;
+        }
+        self.yield_leases();
+        self.give_back_blocks();
+        step("leave.begin");
+        let generation = self.slot().state.load(Ordering::Relaxed) >> 8;
+        // A clean leaver leaves nothing behind but its slot; the same code clears it as for the dead.
+        recovery::vacate(&self.core, self.index, generation);
+        step("leave.vacated");
+        fork::forget(self.fd.as_raw_fd());
+        // SAFETY: dropped once, here; closing the description releases the slot lock.
+        unsafe { ManuallyDrop::drop(&mut self.fd) };
+    }
+}
+
+/// What is waited for, for messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Locked {
+    Page(u32),
+    Names,
+    Growth,
+}
+
+impl std::fmt::Display for Locked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Locked::Page(index) => write!(f, "page {index}"),
+            Locked::Names => write!(f, "the name directory"),
+            Locked::Growth => write!(f, "the growth of the bus"),
+        }
+    }
+}
+
+/// Polls until `done` or for `at_most`; what `done` said last.
+pub(crate) fn spin_until(at_most: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    loop {
+        for _ in 0..32 {
+            if done() {
+                return true;
+            }
+            relax();
+        }
+        if begin.elapsed() >= at_most {
+            return done();
+        }
+    }
+}
+
+const _: () = assert!(SOURCE_NAME_WORDS * 8 > crate::layout::SOURCE_BYTES_MAX);

@@ -1,0 +1,54 @@
+//! The only door to atomics and fences: std's, or loom's under `cfg(loom)`, so that the models check the very code
+//! that runs. Every other module of this crate imports its atomics from here.
+
+#[cfg(not(loom))]
+#[allow(clippy::disallowed_types)]
+pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};
+
+pub(crate) use core::sync::atomic::Ordering;
+
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::fence;
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::fence;
+
+/// Distance that keeps two hot words apart: two 64-byte lines, because the adjacent-line prefetcher pairs them.
+pub const CACHE_LINE: usize = 128;
+
+/// One polite step of a busy wait.
+#[inline(always)]
+pub(crate) fn relax() {
+    #[cfg(not(loom))]
+    core::hint::spin_loop();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}
+
+/// The cheap half of an asymmetric barrier: it keeps the compiler from moving the load behind it before the store
+/// ahead of it. The processor may still do so; whoever relies on the pair runs [`heavy`] on the other side.
+///
+/// Under loom both halves are real fences: loom has no membarrier, and the argument is the same.
+#[inline(always)]
+pub(crate) fn light() {
+    #[cfg(not(loom))]
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(loom)]
+    fence(Ordering::SeqCst);
+}
+
+/// The heavy half: afterwards every thread of every registered process has passed a full barrier. Returns false
+/// where the kernel refuses membarrier; the caller then has to bound its sleep.
+#[inline]
+pub(crate) fn heavy() -> bool {
+    fence(Ordering::SeqCst);
+    #[cfg(not(loom))]
+    {
+        crate::sys::barrier::membarrier()
+    }
+    #[cfg(loom)]
+    {
+        true
+    }
+}
