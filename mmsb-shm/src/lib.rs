@@ -1,1 +1,3 @@
 //! The shared-memory core of MMSB.
+
+pub mod schema;
