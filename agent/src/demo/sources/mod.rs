@@ -1,0 +1,1 @@
+//! Live data of this machine, as pages.
