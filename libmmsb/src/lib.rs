@@ -1,1 +1,3 @@
 //! MMSB, the Memory-Mapped State Bus.
+
+pub use mmsb_shm::schema;

@@ -1,3 +1,67 @@
-//! The shared-memory core of MMSB.
+//! The shared-memory core of MMSB, the Memory-Mapped State Bus: everything that touches shared bytes.
+//!
+//! Two objects make a bus: `.pages` (header, page directory, delta ring, page memory), which observers map read-only,
+//! and `.ctl` (participant slots, owner words, cursors), which only participants map. The protocols, step by step, with
+//! what a death at each step leaves and who repairs it, are in `docs/protocols.md`; the bytes are in `docs/layout.md`.
+//!
+//! Programs use the `mmsb` crate; this one is the layer underneath, with few comforts.
+//!
+//! From the ground up: [`sys`] (the only system calls), `layout` (the only `repr(C)` structs), `ring`, `page` and
+//! `arena` (algorithms without policy), [`segment`] and [`participant`] (who is there), `commit`, `names`, and
+//! `recovery` (everything that finishes what the dead began).
 
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+
+#[cfg(not(loom))]
 pub mod sys;
+#[cfg(not(loom))]
+pub mod copy;
+#[cfg(not(loom))]
+pub mod diff;
+#[cfg(not(loom))]
+pub mod schema;
+
+mod sync;
+pub mod layout;
+#[cfg(not(loom))]
+pub mod error;
+mod page;
+mod ring;
+pub mod testing;
+
+#[cfg(not(loom))]
+mod arena;
+#[cfg(not(loom))]
+mod commit;
+#[cfg(not(loom))]
+mod doorbell;
+#[cfg(not(loom))]
+mod names;
+#[cfg(not(loom))]
+mod observe;
+#[cfg(not(loom))]
+pub mod participant;
+#[cfg(not(loom))]
+mod recovery;
+#[cfg(not(loom))]
+pub mod segment;
+#[cfg(not(loom))]
+mod stats;
+#[cfg(not(loom))]
+mod subscribe;
+
+#[cfg(not(loom))]
+pub use {
+    arena::ClassUse,
+    commit::{Change, Loan, Options, Receipt},
+    doorbell::WaitStrategy,
+    error::{AttachError, BusFull, Corrupt, PageError},
+    layout::ring::Kind,
+    names::{Cold, NewPage, PageInfo, SourceInfo},
+    observe::{CursorInfo, RingInfo},
+    page::{Lease, PageId, PageRef, PageVersion, PinnedView},
+    participant::{OnFull, Participant, ParticipantConfig, ParticipantInfo},
+    segment::{BusConfig, Core, Geometry, Pages},
+    stats::Counter,
+    subscribe::{Delta, Follower, Gap, Polled},
+};

@@ -1,0 +1,3 @@
+//! What `mmsb demo` publishes.
+
+pub mod sources;
