@@ -1,1 +1,3 @@
 //! MMSB benches.
+
+pub mod floor;

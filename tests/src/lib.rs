@@ -1,1 +1,14 @@
-//! MMSB tests.
+//! What the multi-process tests of MMSB share: children that play roles and are killed, stopped and single-stepped;
+//! watchdogs for tests that can hang; seeds that are always printed.
+//!
+//! | module | for |
+//! | --- | --- |
+//! | [`ptrace`] | kill a child at every instruction of one operation, or hold it there |
+//! | [`spawn`] | worker processes with a line protocol, SIGKILL, SIGSTOP, reaping with a timeout |
+//! | [`watchdog`] | a test that hangs is aborted, saying where its threads are |
+//! | [`seed`] | `MMSB_SEED`, or a random seed; a generator whose numbers never change |
+
+pub mod ptrace;
+pub mod seed;
+pub mod spawn;
+pub mod watchdog;
