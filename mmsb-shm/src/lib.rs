@@ -1,3 +1,5 @@
 //! The shared-memory core of MMSB.
 
+pub mod copy;
+pub mod diff;
 pub mod sys;
