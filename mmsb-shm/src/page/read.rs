@@ -1,0 +1,589 @@
+//! Reading pages: by participants, who can ask a writer for a gap and recover a dead one, and by observers, who can
+//! only load.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use super::{PageId, owner, seqlock};
+use crate::copy;
+use crate::error::{Corrupt, PageError};
+use crate::layout::page::{
+    BlockHeader, CellHeader, DirectoryEntry, SHAPE_LOANED, VERSIONS_MAX, VersionHeader, block_payload, version_stride,
+};
+use crate::layout::participant::HAZARDS;
+use crate::participant::{Holder, Locked, Participant, spin_until};
+use crate::recovery;
+use crate::segment::{Block, Pages};
+use crate::stats::Counter;
+use crate::sync::{Ordering, fence, relax};
+use crate::sys::sigbus;
+use crate::testing::step;
+
+/// Which state of a page a read saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub struct PageVersion {
+    /// Deltas applied to the page since it was created.
+    pub epoch: u64,
+    /// LSN of the last of them.
+    pub lsn: u64,
+}
+
+/// A page, looked up: its id and where its block was last. Cheap to use, private to one thread.
+#[derive(Debug)]
+pub struct PageRef {
+    id: PageId,
+    entry: Cell<u64>,
+    header: Cell<*const BlockHeader>,
+    payload: Cell<*mut u8>,
+    size: Cell<u32>,
+    versions: Cell<u32>,
+    loaned: Cell<bool>,
+}
+
+// SAFETY: the pointers lead into a mapping that outlives every use (uses go through the `Pages` they came from), and
+// everything behind them is accessed atomically; `Cell` keeps it off other threads at the same time.
+unsafe impl Send for PageRef {}
+
+/// Outcome of one attempt to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// The copy is good.
+    Done(PageVersion),
+    /// A writer is inside: the sequence word is odd.
+    Odd(u64),
+    /// The page changed during the copy.
+    Changed,
+}
+
+impl PageRef {
+    /// The id.
+    pub fn id(&self) -> PageId {
+        self.id
+    }
+
+    /// Bytes of the page.
+    #[inline(always)]
+    pub fn size(&self) -> usize {
+        self.size.get() as usize
+    }
+
+    /// Version slots: 1 for an ordinary page, more for a cell.
+    pub fn versions(&self) -> u32 {
+        self.versions.get()
+    }
+
+    /// Whether the content is an immutable loaned block.
+    pub fn is_loaned(&self) -> bool {
+        self.loaned.get()
+    }
+
+    #[inline(always)]
+    pub(crate) fn entry(&self) -> DirectoryEntry {
+        DirectoryEntry(self.entry.get())
+    }
+
+    /// The block as last resolved.
+    #[inline(always)]
+    pub(crate) fn block(&self) -> Block<'_> {
+        Block {
+            at: self.entry().block(),
+            // SAFETY: `Pages::resolve` set it from a block that lies inside the mapping.
+            header: unsafe { &*self.header.get() },
+            payload: self.payload.get(),
+            room: block_payload(self.size.get(), self.versions.get()),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn check_range(&self, offset: u64, len: u64) -> Result<(), PageError> {
+        if offset.checked_add(len).is_some_and(|end| end <= u64::from(self.size.get())) {
+            return Ok(());
+        }
+        Err(PageError::OutOfRange { page: self.id, offset, len, size: self.size.get().into() })
+    }
+}
+
+/// Header of a cell and its current version slot: `(head, slot header, payload)`.
+#[inline(always)]
+pub(crate) fn cell_current<'a>(
+    block: &Block<'a>,
+    size: u32,
+    versions: u32,
+    ahead: u64,
+) -> (&'a CellHeader, u64, &'a VersionHeader, *mut u8) {
+    // SAFETY: the block's room was checked against `block_payload(size, versions)` when it was resolved, so the cell
+    // header and every version slot lie inside the mapping; all header fields are atomics.
+    unsafe {
+        let cell = &*block.payload.cast::<CellHeader>();
+        // Acquire: pairs with the Release store of `head` after the slot is whole.
+        let head = cell.head.load(Ordering::Acquire);
+        let slot = head.wrapping_add(ahead) % u64::from(versions);
+        let at = block.payload.add(size_of::<CellHeader>() + (slot * version_stride(size)) as usize);
+        (cell, head, &*at.cast::<VersionHeader>(), at.add(size_of::<VersionHeader>()))
+    }
+}
+
+impl Pages {
+    /// Looks a page up.
+    pub fn resolve(&self, id: PageId) -> Result<PageRef, PageError> {
+        let page = PageRef {
+            id,
+            entry: Cell::new(0),
+            header: Cell::new(core::ptr::null()),
+            payload: Cell::new(core::ptr::null_mut()),
+            size: Cell::new(0),
+            versions: Cell::new(1),
+            loaned: Cell::new(false),
+        };
+        self.refresh(&page)?;
+        Ok(page)
+    }
+
+    /// Brings a handle up to its directory entry.
+    #[cold]
+    pub(crate) fn refresh(&self, page: &PageRef) -> Result<(), PageError> {
+        for _ in 0..1000 {
+            let entry = self.load_entry(page.id.index).ok_or(PageError::PageGone(page.id))?;
+            if entry.generation() != page.id.generation || entry.block().is_none() {
+                return Err(PageError::PageGone(page.id));
+            }
+            let block = self.block(entry.block(), 0)?;
+            // Relaxed: prepared before the entry was stored (M1).
+            let size = block.header.size.load(Ordering::Relaxed);
+            let shape = block.header.shape.load(Ordering::Relaxed);
+            let versions = (shape >> 8 & 0xff).max(1);
+            // Acquire fence and a second look: the block may have left the page, and then these are another page's.
+            fence(Ordering::Acquire);
+            if self.load_entry(page.id.index) != Some(entry) {
+                continue;
+            }
+            if size == 0 || versions > VERSIONS_MAX || versions == 2 || versions == 3 {
+                return Err(Corrupt { what: "page size", offset: block.at.offset() }.into());
+            }
+            let block = self.block(entry.block(), block_payload(size, versions))?;
+            page.entry.set(entry.0);
+            page.header.set(block.header);
+            page.payload.set(block.payload);
+            page.size.set(size);
+            page.versions.set(versions);
+            page.loaned.set(shape & SHAPE_LOANED != 0);
+            return Ok(());
+        }
+        Err(PageError::Contended(page.id))
+    }
+
+    /// Whether the handle still leads to the page's block; refreshes it if not.
+    #[inline(always)]
+    pub(crate) fn ensure_fresh(&self, page: &PageRef) -> Result<(), PageError> {
+        let Some(entry) = self.entry(page.id.index) else { return Err(PageError::PageGone(page.id)) };
+        // Acquire (M1): who sees the entry sees the block behind it.
+        if entry.load(Ordering::Acquire) == page.entry.get() { Ok(()) } else { self.refresh(page) }
+    }
+
+    /// One attempt to copy `len` bytes from `offset` of the page to `dst`.
+    ///
+    /// # Safety
+    /// `dst` has room for `len` bytes, and `offset + len` is at most the size of the page ([`PageRef::check_range`]).
+    #[inline(always)]
+    pub(crate) unsafe fn try_read(
+        &self,
+        page: &PageRef,
+        offset: usize,
+        dst: *mut u8,
+        len: usize,
+    ) -> Result<Outcome, PageError> {
+        self.ensure_fresh(page)?;
+        let block = page.block();
+        let outcome = if page.versions.get() == 1 {
+            let begin = seqlock::read_begin(&block.header.seq);
+            if begin & 1 == 1 {
+                return Ok(Outcome::Odd(begin));
+            }
+            // SAFETY: the range lies in the page, whose block was checked; `dst` by the caller.
+            unsafe { self.copy_out(dst, block.payload.add(offset), len)? };
+            // Relaxed: validated with the rest.
+            let lsn = block.header.lsn.load(Ordering::Relaxed);
+            if !seqlock::still(&block.header.seq, begin) {
+                return Ok(Outcome::Changed);
+            }
+            PageVersion { epoch: begin >> 1, lsn }
+        } else {
+            let versions = page.versions.get();
+            let (cell, head, version, payload) = cell_current(&block, page.size.get(), versions, 0);
+            // SAFETY: as above.
+            unsafe { self.copy_out(dst, payload.add(offset), len)? };
+            let seen = PageVersion {
+                epoch: version.epoch.load(Ordering::Relaxed),
+                lsn: version.lsn.load(Ordering::Relaxed),
+            };
+            // Acquire fence: the copy is done before the look at the head. The writer of version h + 1 fills slot
+            // (h + 1) mod K while head is h, so ours is untouched while head ≤ ours + K − 2; its Release fence before
+            // filling makes a head of h visible with the first byte it writes for h + 1.
+            fence(Ordering::Acquire);
+            let now = cell.head.load(Ordering::Relaxed);
+            if now.wrapping_sub(head) > u64::from(versions) - 2 {
+                return Ok(Outcome::Changed);
+            }
+            seen
+        };
+        // Relaxed: ordered by the fence of the validation above. A block that left its page meanwhile may be another
+        // page's now, and its sequence word proves nothing (C2).
+        match self.entry(page.id.index) {
+            Some(entry) if entry.load(Ordering::Relaxed) == page.entry.get() => Ok(Outcome::Done(outcome)),
+            _ => Ok(Outcome::Changed),
+        }
+    }
+
+    /// Copies from the mapping, behind the SIGBUS guard if the process asked for it.
+    ///
+    /// # Safety
+    /// `src..src+len` lies in this mapping, `dst` has room for `len` bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_out(&self, dst: *mut u8, src: *const u8, len: usize) -> Result<(), PageError> {
+        if sigbus::installed() {
+            let (base, mapped) = self.mapping();
+            // SAFETY: by the caller; the range is this mapping's.
+            return unsafe { sigbus::guarded((base as usize, mapped), || copy::load(dst, src, len)) }
+                .map_err(|_| PageError::Truncated);
+        }
+        // SAFETY: by the caller.
+        unsafe { copy::load(dst, src, len) };
+        Ok(())
+    }
+
+    /// Epoch and LSN of the page now, without its content.
+    pub fn version(&self, page: &PageRef) -> Result<PageVersion, PageError> {
+        for _ in 0..100_000 {
+            // SAFETY: no bytes are copied.
+            if let Outcome::Done(v) = unsafe { self.try_read(page, 0, core::ptr::NonNull::dangling().as_ptr(), 0)? } {
+                return Ok(v);
+            }
+            relax();
+        }
+        Err(PageError::Contended(page.id))
+    }
+
+    /// Whether the page may have changed since `known`: one load of the line that says so, nothing of the content.
+    #[inline(always)]
+    pub fn may_be_newer(&self, page: &PageRef, known: PageVersion) -> Result<bool, PageError> {
+        self.ensure_fresh(page)?;
+        let block = page.block();
+        if page.versions.get() == 1 {
+            // Relaxed: a hint; the read that follows validates.
+            return Ok(block.header.seq.load(Ordering::Relaxed) != known.epoch << 1);
+        }
+        let (_, _, version, _) = cell_current(&block, page.size.get(), page.versions.get(), 0);
+        Ok(version.epoch.load(Ordering::Relaxed) != known.epoch)
+    }
+
+    /// Tries once to read several pages as one cut: all sequence words even, all copies, all sequence words the same.
+    /// Because a transaction makes every one of its pages odd before it changes the first, no cut holds half of one.
+    pub(crate) fn try_cut(&self, pages: &[PageRef], out: &mut [Vec<u8>], versions: &mut [PageVersion]) -> Result<bool, PageError> {
+        let mut begins = Vec::with_capacity(pages.len());
+        for page in pages {
+            self.ensure_fresh(page)?;
+            let begin = seqlock::read_begin(&page.block().header.seq);
+            if begin & 1 == 1 {
+                return Ok(false);
+            }
+            begins.push((begin, page.entry.get()));
+        }
+        for ((page, buffer), version) in pages.iter().zip(out.iter_mut()).zip(versions.iter_mut()) {
+            buffer.resize(page.size(), 0);
+            let block = page.block();
+            let (source, lsn, epoch) = if page.versions.get() == 1 {
+                (block.payload, &block.header.lsn, None)
+            } else {
+                let (_, _, v, payload) = cell_current(&block, page.size.get(), page.versions.get(), 0);
+                (payload, &v.lsn, Some(&v.epoch))
+            };
+            // SAFETY: the whole page lies in its checked block; the buffer was just sized.
+            unsafe { self.copy_out(buffer.as_mut_ptr(), source, page.size())? };
+            version.lsn = lsn.load(Ordering::Relaxed);
+            version.epoch = epoch.map_or(0, |e| e.load(Ordering::Relaxed));
+        }
+        // Acquire fence (S2): all copies are done before the second looks.
+        fence(Ordering::Acquire);
+        for ((page, (begin, entry)), version) in pages.iter().zip(&begins).zip(versions.iter_mut()) {
+            let same_entry = self.entry(page.id.index).is_some_and(|e| e.load(Ordering::Relaxed) == *entry);
+            if !same_entry || page.block().header.seq.load(Ordering::Relaxed) != *begin {
+                return Ok(false);
+            }
+            version.epoch = begin >> 1;
+        }
+        Ok(true)
+    }
+}
+
+/// Reads that fail this often ask the writer for a gap.
+const TRIES_BEFORE_REQUEST: u32 = 4;
+
+impl Participant {
+    /// Copies `dst.len()` bytes from `offset` of the page. Never fails for contention; waits for a living writer inside
+    /// the page up to the timeout, and finishes the work of a dead one.
+    #[inline(always)]
+    pub fn read(&self, page: &PageRef, offset: usize, dst: &mut [u8]) -> Result<PageVersion, PageError> {
+        page.check_range(offset as u64, dst.len() as u64)?;
+        // SAFETY: the range was checked, the buffer is `dst`.
+        match unsafe { self.core.pages.try_read(page, offset, dst.as_mut_ptr(), dst.len())? } {
+            Outcome::Done(version) => Ok(version),
+            other => self.read_slow(page, offset, dst, other),
+        }
+    }
+
+    #[cold]
+    fn read_slow(
+        &self,
+        page: &PageRef,
+        offset: usize,
+        dst: &mut [u8],
+        mut outcome: Outcome,
+    ) -> Result<PageVersion, PageError> {
+        self.check_fork()?;
+        let word = self.core.ctl.owner(page.id.index);
+        let mut begin = None;
+        let mut tries = 0u32;
+        let mut requested = false;
+        let result = loop {
+            match outcome {
+                Outcome::Done(version) => break Ok(version),
+                Outcome::Odd(seq) => {
+                    let header = page.block().header;
+                    let moved =
+                        spin_until(Duration::from_micros(20), || header.seq.load(Ordering::Acquire) != seq);
+                    if !moved {
+                        let begin = *begin.get_or_insert_with(Instant::now);
+                        if let Err(e) = self.unstick(page, begin) {
+                            break Err(e);
+                        }
+                    }
+                }
+                Outcome::Changed => {
+                    tries += 1;
+                    if tries > TRIES_BEFORE_REQUEST {
+                        // Ask for a gap, again each time: the writer's plain unlock may have wiped the request.
+                        // AcqRel: only the bit matters; the writer's next lock attempt meets it.
+                        requested = true;
+                        let before = word.fetch_or(owner::REQUEST, Ordering::AcqRel);
+                        if before & owner::LEASE == 0 && before & !owner::REQUEST == 0 {
+                            // Nobody is inside and the next writer waits for us: read now.
+                        } else {
+                            spin_until(Duration::from_micros(1), || {
+                                owner::holder(word.load(Ordering::Relaxed)) == 0
+                            });
+                        }
+                    }
+                }
+            }
+            Self::bump(&self.slot().retries, 1);
+            // SAFETY: the range was checked by `read`; a page keeps its size.
+            outcome = match unsafe { self.core.pages.try_read(page, offset, dst.as_mut_ptr(), dst.len()) } {
+                Ok(outcome) => outcome,
+                Err(e) => break Err(e),
+            };
+        };
+        if requested {
+            // Release: the gap is over. Only a request that nobody owns is ours to clear.
+            let _ = word.compare_exchange(owner::REQUEST, 0, Ordering::Release, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// A page is odd and does not move: recover its writer if it is dead, give up on a living one after the timeout.
+    fn unstick(&self, page: &PageRef, begin: Instant) -> Result<(), PageError> {
+        self.yield_leases();
+        let found = self.core.ctl.owner(page.id.index).load(Ordering::Acquire);
+        match self.core.holder(found) {
+            Holder::Dead(index) => recovery::participant(&self.core, &self.fd, index).map(|_| ()),
+            Holder::Nobody => {
+                std::thread::yield_now();
+                Ok(())
+            }
+            Holder::Alive(index) => {
+                if begin.elapsed() >= self.config.timeout {
+                    return Err(PageError::Timeout {
+                        what: Locked::Page(page.id.index).to_string(),
+                        holder: self.core.describe(index),
+                        waited: begin.elapsed(),
+                    });
+                }
+                std::thread::sleep(Duration::from_micros(200));
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads several pages as one cut: the state of page memory at one instant, whole transactions only. After some
+    /// failed attempts it stops the writers of these pages for the time of the copy.
+    pub fn read_cut(&self, pages: &[PageRef]) -> Result<Vec<(Vec<u8>, PageVersion)>, PageError> {
+        self.check_fork()?;
+        let mut out = vec![Vec::new(); pages.len()];
+        let mut versions = vec![PageVersion::default(); pages.len()];
+        let done = |out: Vec<Vec<u8>>, versions: Vec<PageVersion>| Ok(out.into_iter().zip(versions).collect());
+        for attempt in 0..64 {
+            if self.core.pages.try_cut(pages, &mut out, &mut versions)? {
+                return done(out, versions);
+            }
+            Self::bump(&self.slot().retries, 1);
+            if attempt > 8 {
+                spin_until(Duration::from_micros(2), || false);
+            }
+        }
+        let mut indices: Vec<u32> = pages.iter().map(|p| p.id.index).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let locked = self.lock_pages(&indices)?;
+        let result = self.core.pages.try_cut(pages, &mut out, &mut versions);
+        drop(locked);
+        if result? {
+            return done(out, versions);
+        }
+        Err(Corrupt { what: "a page changes while its owner word is held", offset: indices[0].into() }.into())
+    }
+
+    /// Pins the loaned block of a page, so that it can be looked at without a copy.
+    ///
+    /// # Errors
+    /// [`PageError::NotLoaned`] if the page's content is patched in place.
+    pub fn pin(&self, page: &PageRef) -> Result<PinnedView<'_>, PageError> {
+        self.check_fork()?;
+        let hand = (!self.pins.get()).trailing_zeros();
+        if hand as usize >= HAZARDS {
+            return Err(PageError::TooManyHeld { what: "pinned views", max: HAZARDS });
+        }
+        let hazard = &self.slot().hazards[hand as usize];
+        loop {
+            self.core.pages.ensure_fresh(page)?;
+            if !page.is_loaned() {
+                hazard.store(0, Ordering::Release);
+                return Err(PageError::NotLoaned(page.id));
+            }
+            let entry = page.entry();
+            hazard.store(entry.block().bits(), Ordering::Release);
+            step("pin.hazard");
+            // SeqCst fence: see `Core::is_reclaimable`, the other half.
+            fence(Ordering::SeqCst);
+            if self.core.pages.load_entry(page.id.index) == Some(entry) {
+                break;
+            }
+        }
+        self.pins.set(self.pins.get() | 1 << hand);
+        let block = page.block();
+        let version = PageVersion {
+            epoch: block.header.seq.load(Ordering::Acquire) >> 1,
+            lsn: block.header.lsn.load(Ordering::Relaxed),
+        };
+        Ok(PinnedView { by: self, hand, at: block.payload, len: page.size(), version })
+    }
+
+    /// Takes the page's owner word for many commits: they skip its compare-exchange. Another writer may ask for it;
+    /// it is handed over between two commits and taken again by the next one.
+    pub fn lease(&self, page: &PageRef) -> Result<Lease<'_>, PageError> {
+        self.check_fork()?;
+        self.take_lease(page.id)?;
+        Ok(Lease { by: self, id: page.id })
+    }
+
+    pub(crate) fn take_lease(&self, id: PageId) -> Result<(), PageError> {
+        let word = self.core.ctl.owner(id.index);
+        if self.leases.borrow().contains(&id.index) && word.load(Ordering::Relaxed) == self.me | owner::LEASE {
+            return Ok(());
+        }
+        self.lock_word(word, id.index, Locked::Page(id.index))?;
+        step("lease.locked");
+        let mut leases = self.leases.borrow_mut();
+        if !leases.contains(&id.index) {
+            leases.push(id.index);
+        }
+        // Release: ours already; others may ask for it from now on. A request that came in is answered next time.
+        word.store(self.me | owner::LEASE, Ordering::Release);
+        Ok(())
+    }
+
+    /// Hands every lease back. Whoever is about to wait does this first (B4).
+    pub(crate) fn yield_leases(&self) {
+        if self.leases.borrow().is_empty() {
+            return;
+        }
+        for index in self.leases.borrow_mut().drain(..) {
+            self.hand_back(index);
+        }
+    }
+
+    pub(crate) fn hand_back(&self, index: u32) {
+        let word = self.core.ctl.owner(index);
+        if word.load(Ordering::Relaxed) & owner::LEASE != 0 {
+            owner::clear_if(word, self.me);
+            self.wake_owner_waiters(index);
+        }
+    }
+}
+
+/// A loaned block looked at in place. While it exists the block is not reused; the page itself may move on.
+#[derive(Debug)]
+pub struct PinnedView<'p> {
+    by: &'p Participant,
+    hand: u32,
+    at: *mut u8,
+    len: usize,
+    version: PageVersion,
+}
+
+impl PinnedView<'_> {
+    /// Which state of the page this is.
+    pub fn version(&self) -> PageVersion {
+        self.version
+    }
+}
+
+impl std::ops::Deref for PinnedView<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` bytes of a checked block; a published loaned block is immutable until it is reclaimed, and the
+        // hazard keeps it from being reclaimed while self lives (cooperating participants, trust level T0).
+        unsafe { core::slice::from_raw_parts(self.at, self.len) }
+    }
+}
+
+impl Drop for PinnedView<'_> {
+    fn drop(&mut self) {
+        if self.by.check_fork().is_err() {
+            return;
+        }
+        // Release: all reads of the block are done.
+        self.by.slot().hazards[self.hand as usize].store(0, Ordering::Release);
+        self.by.pins.set(self.by.pins.get() & !(1 << self.hand));
+    }
+}
+
+impl std::fmt::Debug for Participant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Participant").field("bus", &self.core.name).field("index", &self.index).finish()
+    }
+}
+
+/// A lease on a page; dropping it gives the owner word back.
+#[derive(Debug)]
+pub struct Lease<'p> {
+    by: &'p Participant,
+    id: PageId,
+}
+
+impl Lease<'_> {
+    /// The page.
+    pub fn id(&self) -> PageId {
+        self.id
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if self.by.check_fork().is_err() {
+            return;
+        }
+        self.by.leases.borrow_mut().retain(|i| *i != self.id.index);
+        self.by.hand_back(self.id.index);
+        self.by.core.pages.count(Counter::Wakes, 0);
+    }
+}
