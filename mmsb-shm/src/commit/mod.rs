@@ -1,0 +1,265 @@
+//! The commit path.
+//!
+//! ```text
+//! owner word      CAS 0 → me                                       who waits for it checks that we live
+//! claim           CAS on the stamp where the ring ends
+//! hold = lsn      what recovery looks at first
+//! record          redo: page, range, bytes
+//! READY           the commit point
+//! seq odd; copy; lsn; seq even
+//! owner word 0; hold 0; doorbell if somebody sleeps
+//! ```
+//!
+//! Death ahead of READY: the claim becomes padding, the page was never touched. Death behind it: the redo is complete
+//! and held in the ring, anybody applies it again (post-images, so twice is once). The argument for each step is in
+//! `docs/protocols.md`; the crash steps named below are its rows.
+
+mod apply;
+mod group;
+mod loan;
+mod room;
+
+pub(crate) use apply::{GroupRecord, apply_group};
+pub use group::{Change, Options, Receipt};
+pub use loan::Loan;
+
+use crate::copy;
+use crate::error::{Corrupt, PageError};
+use crate::layout::ring::{Kind, RecordHead, slots_for};
+use crate::page::{PageRef, cell_current, owner, seqlock};
+use crate::participant::{Locked, Participant};
+use crate::ring::{Claim, record};
+use crate::sync::{AtomicU32, Ordering, fence, light};
+use crate::testing::step;
+
+/// A panic between claim and unlock would leave the page to nobody while this process lives on.
+struct NoUnwind;
+
+impl Drop for NoUnwind {
+    fn drop(&mut self) {
+        eprintln!("mmsb: panic inside a commit; aborting, so that the others can finish it");
+        std::process::abort();
+    }
+}
+
+/// How a page's owner word is held for one commit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entered {
+    Locked,
+    Leased,
+}
+
+impl Participant {
+    /// Becomes the writer of a page for one commit.
+    #[inline(always)]
+    pub(crate) fn enter(&self, index: u32, word: &AtomicU32) -> Result<Entered, PageError> {
+        if self.leases.borrow().is_empty() {
+            self.lock_word(word, index, Locked::Page(index))?;
+            return Ok(Entered::Locked);
+        }
+        self.enter_leased(index, word)
+    }
+
+    #[inline]
+    fn enter_leased(&self, index: u32, word: &AtomicU32) -> Result<Entered, PageError> {
+        if self.leases.borrow().contains(&index) {
+            let slot = self.slot();
+            // Relaxed, then the cheap barrier, then the look: B4, first half. The requester sets its bit, passes the
+            // heavy barrier and looks at `active`.
+            slot.active.store(1, Ordering::Relaxed);
+            light();
+            if word.load(Ordering::Relaxed) == self.me | owner::LEASE {
+                return Ok(Entered::Leased);
+            }
+            // Asked for, or taken. Release: nothing of a commit is under way.
+            slot.active.store(0, Ordering::Release);
+            self.hand_back(index);
+            // Whoever asked gets the page first; then this is an ordinary commit, and the lease is taken again after.
+            self.lock_word(word, index, Locked::Page(index))?;
+            return Ok(Entered::Locked);
+        }
+        self.lock_word(word, index, Locked::Page(index))?;
+        Ok(Entered::Locked)
+    }
+
+    /// The end of [`Participant::enter`].
+    #[inline(always)]
+    pub(crate) fn leave_page(&self, index: u32, word: &AtomicU32, entered: Entered) {
+        match entered {
+            Entered::Leased => {
+                // Release: pairs with the Acquire in `take_from_leaseholder`; the page is whole.
+                self.slot().active.store(0, Ordering::Release);
+            }
+            Entered::Locked => {
+                if !self.leases.borrow().is_empty() && self.leases.borrow().contains(&index) {
+                    if owner::release(word, self.me) {
+                        // Somebody is asking: let it in before taking the lease again.
+                    }
+                    self.wake_owner_waiters(index);
+                    let _ = word.compare_exchange(
+                        0,
+                        self.me | owner::LEASE,
+                        // Acquire: as any taking of an owner word.
+                        Ordering::Acquire,
+                        Ordering::Relaxed,
+                    );
+                } else {
+                    self.unlock_word(word, index);
+                }
+            }
+        }
+    }
+
+    /// Claims `n` slots. `None`: the ring is full; let everything go, call `wait_for_room`, start again.
+    #[inline(always)]
+    pub(crate) fn claim(&self, n: u32) -> Result<Option<u64>, PageError> {
+        let ring = self.core.pages.ring();
+        let mut guess = self.guess.get();
+        let claim = ring.try_claim(&mut guess, n, self.me);
+        self.guess.set(guess);
+        match claim {
+            Claim::Got(lsn) => {
+                step("commit.claimed");
+                // Relaxed: READY is stored with Release behind it, so whoever sees READY sees the hold (A3).
+                self.slot().hold.store(lsn, Ordering::Relaxed);
+                step("commit.held");
+                Ok(Some(lsn))
+            }
+            Claim::Full(_) => Ok(None),
+            Claim::Bad(lsn) => Err(Corrupt { what: "ring stamp", offset: lsn }.into()),
+        }
+    }
+
+    /// Makes the claimed record or group visible.
+    #[inline(always)]
+    pub(crate) fn publish(&self, lsn: u64, slots: u32) {
+        step("commit.written");
+        self.core.pages.ring().publish(lsn, slots, self.me);
+        step("commit.ready");
+    }
+
+    /// The commit is applied and its locks are given back.
+    #[inline(always)]
+    pub(crate) fn finish(&self, deltas: u64, bytes: u64) {
+        let slot = self.slot();
+        step("commit.unlocked");
+        // Release: everything that the redo would repair is done.
+        slot.hold.store(0, Ordering::Release);
+        Self::bump(&slot.deltas, deltas);
+        Self::bump(&slot.bytes, bytes);
+        step("commit.done");
+    }
+
+    /// Overwrites `bytes.len()` bytes of the page from `offset` on: one delta. Returns its LSN.
+    ///
+    /// A delta too large for the ring goes through a fresh block instead, at the cost of copying the page once.
+    ///
+    /// # Errors
+    /// [`PageError::OutOfRange`], [`PageError::PageGone`]; [`PageError::Timeout`] if a living writer keeps the page;
+    /// [`PageError::Backpressure`] if the ring stays full. Nothing was changed then.
+    #[inline]
+    pub fn patch(&self, page: &PageRef, offset: usize, bytes: &[u8]) -> Result<u64, PageError> {
+        page.check_range(offset as u64, bytes.len() as u64)?;
+        self.check_fork()?;
+        let ring = self.core.pages.ring();
+        let n = slots_for(bytes.len());
+        if n > ring.record_slots_max() {
+            return self.patch_through_block(page, offset, bytes, 0);
+        }
+        let index = page.id().index;
+        let word = self.core.ctl.owner(index);
+        loop {
+            let entered = self.enter(index, word)?;
+            step("commit.locked");
+            // The entry may have changed before we became the owner (C2).
+            if let Err(e) = self.core.pages.ensure_fresh(page) {
+                self.leave_page(index, word, entered);
+                return Err(e);
+            }
+            if page.is_loaned() {
+                self.leave_page(index, word, entered);
+                let change = Change::Patch { page, offset: offset as u32, bytes };
+                return self.commit(&[change], &Options::default()).map(|r| r.last);
+            }
+            let lsn = match self.claim(n as u32) {
+                Ok(Some(lsn)) => lsn,
+                Ok(None) => {
+                    self.leave_page(index, word, entered);
+                    self.wait_for_room(n)?;
+                    continue;
+                }
+                Err(e) => {
+                    self.leave_page(index, word, entered);
+                    return Err(e);
+                }
+            };
+            let bomb = NoUnwind;
+            let head = RecordHead {
+                index,
+                generation: page.id().generation,
+                offset: offset as u32,
+                body: bytes.len() as u32,
+                kind: Kind::Patch as u8,
+                flags: 0,
+                source: self.source(),
+                time: self.record_time(),
+            };
+            record::write(&ring, lsn, &head, bytes, self.me, false);
+            self.publish(lsn, n as u32);
+            let block = page.block();
+            if page.versions() == 1 {
+                let even = seqlock::write_begin(&block.header.seq);
+                step("commit.odd");
+                // SAFETY: offset + len ≤ size was checked above, and the block holds `size` bytes; we own the page.
+                unsafe { copy::store(block.payload.add(offset), bytes.as_ptr(), bytes.len()) };
+                step("commit.copied");
+                // Relaxed: inside the odd phase; published by the even store.
+                block.header.lsn.store(lsn, Ordering::Relaxed);
+                step("commit.lsn");
+                seqlock::write_end(&block.header.seq, even, 1);
+            } else {
+                self.publish_version(page, lsn, 1, |payload| {
+                    // SAFETY: as above; `payload` is a version slot of `size` bytes.
+                    unsafe { copy::store(payload.add(offset), bytes.as_ptr(), bytes.len()) };
+                }, offset == 0 && bytes.len() == page.size());
+            }
+            step("commit.even");
+            self.leave_page(index, word, entered);
+            self.finish(1, bytes.len() as u64);
+            core::mem::forget(bomb);
+            self.ring_bell(crate::doorbell::bit(index));
+            return Ok(lsn);
+        }
+    }
+
+    /// Fills the next version slot of a cell from the current one plus `change`, and makes it current. `whole`: the
+    /// change overwrites everything, so the current version need not be copied first.
+    #[inline(always)]
+    pub(crate) fn publish_version(
+        &self,
+        page: &PageRef,
+        lsn: u64,
+        deltas: u64,
+        change: impl FnOnce(*mut u8),
+        whole: bool,
+    ) {
+        apply::publish_version(&page.block(), page.size() as u32, page.versions(), lsn, deltas, change, whole);
+    }
+}
+
+/// Orders the fill of a version slot behind everything that readers of older versions were promised.
+#[inline(always)]
+fn version_fence() {
+    // Release fence: a reader that copies a byte written from here on finds, when it looks again, a head at least as
+    // new as ours is now (see `Pages::try_read`).
+    fence(Ordering::Release);
+}
+
+#[inline(always)]
+fn next_version<'a>(
+    block: &crate::segment::Block<'a>,
+    size: u32,
+    versions: u32,
+) -> (&'a crate::layout::page::CellHeader, u64, &'a crate::layout::page::VersionHeader, *mut u8) {
+    cell_current(block, size, versions, 1)
+}
