@@ -14,6 +14,7 @@ const SHIFT_STEP: usize = if cfg!(miri) { 5 } else { 1 };
 struct Aligned<const N: usize>([u8; N]);
 
 fn copies() -> Vec<(&'static str, usize, Copy)> {
+    #[allow(unused_mut)] // Only where there are vectors is something added.
     let mut copies: Vec<(&str, usize, Copy)> = vec![
         ("load", 0, load),
         ("store", 0, store),
@@ -33,6 +34,7 @@ fn copies() -> Vec<(&'static str, usize, Copy)> {
 }
 
 fn zeroes() -> Vec<(&'static str, usize, Zero)> {
+    #[allow(unused_mut)] // As above.
     let mut zeroes: Vec<(&str, usize, Zero)> =
         vec![("zero", 0, zero), ("word zero", 0, wordwise::zero)];
     #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
