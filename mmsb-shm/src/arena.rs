@@ -20,6 +20,7 @@ use crate::layout::page::{
     BlockRef, BlockState, CLASSES, RunHeader, RunShape, SlabEntry, class_for, class_payload, run_shape,
 };
 use crate::layout::participant::{CURSOR_JOINING, IN_HAND};
+use crate::PageId;
 use crate::layout::{PAGE_BYTES_MAX, SLAB_BYTES};
 use crate::participant::{Locked, Participant};
 use crate::segment::{Block, Core, Pages};
@@ -51,7 +52,7 @@ struct Pool {
 pub(crate) struct Retired {
     at: BlockRef,
     class: u32,
-    page: u32,
+    page: PageId,
 }
 
 impl Default for Pools {
@@ -257,7 +258,7 @@ impl Core {
 impl Participant {
     /// Takes a free block for `payload` bytes. `zero`: its first `payload` bytes are zero; otherwise they may be what
     /// an earlier version of `page` left there, never another page's.
-    pub(crate) fn allocate(&self, payload: u64, reuse_of: Option<u32>) -> Result<Held<'_>, PageError> {
+    pub(crate) fn allocate(&self, payload: u64, reuse_of: Option<PageId>) -> Result<Held<'_>, PageError> {
         let class = class_for(payload).ok_or(PageError::BadSize { bytes: payload.min(PAGE_BYTES_MAX + 1) })?;
         let hand = self.take_hand()?;
         let result = self.allocate_in(class, payload, hand, reuse_of);
@@ -272,7 +273,7 @@ impl Participant {
         class: u32,
         payload: u64,
         hand: u32,
-        reuse_of: Option<u32>,
+        reuse_of: Option<PageId>,
     ) -> Result<Held<'_>, PageError> {
         if let Some(page) = reuse_of {
             if let Some(block) = self.reuse_retired(class, page, hand)? {
@@ -471,7 +472,7 @@ impl Participant {
     }
 
     /// Remembers a block that this participant just took off a page.
-    pub(crate) fn retire(&self, at: BlockRef, class: u32, page: u32) {
+    pub(crate) fn retire(&self, at: BlockRef, class: u32, page: PageId) {
         let mut pools = self.pools.borrow_mut();
         if pools.retired.len() < 64 {
             pools.retired.push(Retired { at, class, page });
@@ -481,7 +482,7 @@ impl Participant {
     }
 
     /// Takes back a retired version of the same page, unzeroed, if nobody reads it any more.
-    fn reuse_retired(&self, class: u32, page: u32, hand: u32) -> Result<Option<Block<'_>>, PageError> {
+    fn reuse_retired(&self, class: u32, page: PageId, hand: u32) -> Result<Option<Block<'_>>, PageError> {
         let mut pools = self.pools.borrow_mut();
         let mut i = 0;
         while i < pools.retired.len() {
@@ -490,7 +491,7 @@ impl Participant {
                 let block = self.core.pages.block(r.at, class_payload(class))?;
                 if self.core.is_reclaimable(&block) {
                     pools.retired.swap_remove(i);
-                    if self.hold_block(&block, hand, BlockState::Retired(page)) {
+                    if self.hold_block(&block, hand, BlockState::Retired(page.index)) {
                         return Ok(Some(block));
                     }
                     continue;
@@ -508,7 +509,7 @@ impl Participant {
         for r in std::mem::take(&mut pools.retired) {
             let block = self.core.pages.block(r.at, 0)?;
             if self.core.is_reclaimable(&block) {
-                self.core.pages.free_block(r.at, BlockState::Retired(r.page))?;
+                self.core.pages.free_block(r.at, BlockState::Retired(r.page.index))?;
             } else {
                 kept.push(r);
             }

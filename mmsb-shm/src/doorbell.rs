@@ -12,7 +12,8 @@
 //! before that, W's store to C came before too, and S sees C. If it came after, W sees F and wakes; S either sleeps
 //! already and is woken, or finds X changed and does not sleep. A second sleeper whose F is wiped by W's clear read X
 //! before, so the increment that follows the clear keeps it awake. A waker that dies between clear and wake, or a
-//! kernel without membarrier, costs at most one period: every sleep is timed and looks again (PROTOCOL A7).
+//! kernel without membarrier, or one that missed a running thread (docs/decisions/0003), costs at most one nap: every
+//! sleep is timed and looks again (PROTOCOL A7).
 //!
 //! Flags are never counts: a sleeper that dies leaves a set bit, which costs one needless wake and is gone.
 
@@ -21,8 +22,9 @@ use std::time::{Duration, Instant};
 use crate::sync::{AtomicU32, Ordering, heavy};
 use crate::sys::futex;
 
-/// Longest sleep without looking again.
-pub(crate) const NAP: Duration = Duration::from_millis(50);
+/// Longest sleep without looking again. The first nap is short, each next one twice as long.
+pub(crate) const NAP: Duration = Duration::from_millis(64);
+const FIRST_NAP: Duration = Duration::from_millis(2);
 /// Longest sleep where the kernel has no membarrier.
 pub(crate) const NAP_WITHOUT_BARRIER: Duration = Duration::from_millis(1);
 
@@ -58,12 +60,13 @@ pub(crate) fn sleep(
     deadline: Option<Instant>,
     mut ready: impl FnMut() -> bool,
 ) -> bool {
+    let mut nap = FIRST_NAP;
     loop {
         // Acquire: read before the flag is set, so that a wake in between is noticed.
         let seen = word.load(Ordering::Acquire);
         // SeqCst: first half of the argument above.
         flags.fetch_or(mask, Ordering::SeqCst);
-        let nap = if heavy() { NAP } else { NAP_WITHOUT_BARRIER };
+        nap = if heavy() { (nap * 2).min(NAP) } else { NAP_WITHOUT_BARRIER };
         if ready() {
             return true;
         }

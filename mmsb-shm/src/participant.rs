@@ -22,7 +22,7 @@ use crate::recovery;
 use crate::ring::Guess;
 use crate::segment::{Core, LOCK_SLOT};
 use crate::stats::Counter;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, heavy, relax};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, relax};
 use crate::sys::{barrier, clock, fork, lock, process, space};
 use crate::testing::step;
 
@@ -435,8 +435,13 @@ impl Participant {
             return false;
         }
         // B4: the holder stores `active`, then looks at the request; we set the request, pass the heavy barrier, then
-        // look at `active`. One of the two sees the other. Without membarrier nobody may conclude anything.
-        if !heavy() {
+        // look at `active`. One of the two sees the other. The quick membarrier will not do: after a thread exit it may
+        // miss a running sibling (docs/decisions/0003); the slow one takes some 10 ms and misses nobody. A busy holder
+        // answers the request itself long before that.
+        if spin_until(Duration::from_micros(50), || word.load(Ordering::Relaxed) != asked) {
+            return false;
+        }
+        if !barrier::membarrier_slow() {
             return false;
         }
         let Some(slot) = owner::index(found).and_then(|i| self.core.ctl.participants().get(i as usize)) else {

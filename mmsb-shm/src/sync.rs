@@ -14,8 +14,6 @@ pub(crate) use core::sync::atomic::fence;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::fence;
 
-/// Distance that keeps two hot words apart: two 64-byte lines, because the adjacent-line prefetcher pairs them.
-pub const CACHE_LINE: usize = 128;
 
 /// One polite step of a busy wait.
 #[inline(always)]

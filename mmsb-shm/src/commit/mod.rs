@@ -20,6 +20,7 @@ mod loan;
 mod room;
 
 pub(crate) use apply::{GroupRecord, apply_group};
+pub(crate) use group::Attempt;
 pub use group::{Change, Options, Receipt};
 pub use loan::Loan;
 

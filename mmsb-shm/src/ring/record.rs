@@ -57,15 +57,6 @@ pub(crate) fn write(ring: &Ring<'_>, lsn: u64, head: &RecordHead, body: &[u8], o
     }
 }
 
-/// A record copied out of the ring. Nothing in it is to be believed before [`Ring::is_intact`] says so, but every
-/// length was checked, so reading it is safe in any case.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Copied {
-    pub(crate) lsn: u64,
-    pub(crate) slots: u64,
-    pub(crate) head: Option<RecordHead>,
-    pub(crate) body: Vec<u8>,
-}
 
 /// Reads the fixed part of the record at `lsn`.
 #[inline(always)]

@@ -1,0 +1,550 @@
+//! Batches and transactions: several deltas, one claim, one publication.
+//!
+//! All pages are locked in index order **before** the claim (PROTOCOL A4), so LSN order is epoch order on every page.
+//! In a transaction every page is odd before the first one changes, so that no cut of several pages holds half of it.
+
+use super::{Entered, GroupRecord, NoUnwind, apply};
+use crate::copy;
+use crate::error::PageError;
+use crate::layout::page::SHAPE_LOANED;
+use crate::layout::ring::{Kind, RecordFlags, RecordHead, slots_for};
+use crate::page::{PageRef, cell_current, owner, seqlock};
+use crate::participant::{Locked, Participant};
+use crate::ring::record::{self, Parts};
+use crate::sync::Ordering;
+use crate::testing::step;
+
+/// One delta of a group.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Change<'a> {
+    /// Overwrite one range.
+    Patch {
+        /// The page.
+        page: &'a PageRef,
+        /// First byte.
+        offset: u32,
+        /// New bytes.
+        bytes: &'a [u8],
+    },
+    /// Overwrite several ranges, ascending and disjoint: one delta, one epoch.
+    Ranges {
+        /// The page.
+        page: &'a PageRef,
+        /// `(offset, length)` of each range.
+        ranges: &'a [(u32, u32)],
+        /// The bytes of all ranges, one behind the other.
+        bytes: &'a [u8],
+    },
+    /// Overwrite the bytes whose mask byte is not 0.
+    Masked {
+        /// The page.
+        page: &'a PageRef,
+        /// First byte.
+        offset: u32,
+        /// One byte per payload byte.
+        mask: &'a [u8],
+        /// New bytes.
+        bytes: &'a [u8],
+    },
+    /// A mark in the order of the bus; changes nothing.
+    Mark {
+        /// Whatever the user wants to find there.
+        bytes: &'a [u8],
+    },
+}
+
+impl<'a> Change<'a> {
+    fn page(&self) -> Option<&'a PageRef> {
+        match *self {
+            Change::Patch { page, .. } | Change::Ranges { page, .. } | Change::Masked { page, .. } => Some(page),
+            Change::Mark { .. } => None,
+        }
+    }
+
+    fn check(&self) -> Result<(), PageError> {
+        match *self {
+            Change::Patch { page, offset, bytes } => page.check_range(offset.into(), bytes.len() as u64),
+            Change::Ranges { page, ranges, bytes } => {
+                let mut end = 0u64;
+                let mut total = 0u64;
+                for (i, (offset, len)) in ranges.iter().enumerate() {
+                    let (offset, len) = (u64::from(*offset), u64::from(*len));
+                    if offset < end {
+                        return Err(PageError::Overlap { index: i, offset });
+                    }
+                    page.check_range(offset, len)?;
+                    end = offset + len;
+                    total += len;
+                }
+                if total != bytes.len() as u64 {
+                    return Err(PageError::MaskLength { mask: total as usize, payload: bytes.len() });
+                }
+                Ok(())
+            }
+            Change::Masked { page, offset, mask, bytes } => {
+                if mask.len() != bytes.len() {
+                    return Err(PageError::MaskLength { mask: mask.len(), payload: bytes.len() });
+                }
+                page.check_range(offset.into(), bytes.len() as u64)
+            }
+            Change::Mark { .. } => Ok(()),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Change::Patch { .. } => Kind::Patch,
+            Change::Ranges { .. } => Kind::Ranges,
+            Change::Masked { .. } => Kind::Masked,
+            Change::Mark { .. } => Kind::Mark,
+        }
+    }
+
+    fn offset(&self) -> u32 {
+        match *self {
+            Change::Patch { offset, .. } | Change::Masked { offset, .. } => offset,
+            Change::Ranges { ranges, .. } => ranges.first().map_or(0, |r| r.0),
+            Change::Mark { .. } => 0,
+        }
+    }
+
+    /// Appends the payload as the record holds it.
+    fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Change::Patch { bytes, .. } | Change::Mark { bytes } => out.extend_from_slice(bytes),
+            Change::Ranges { ranges, bytes, .. } => {
+                out.extend((ranges.len() as u32).to_le_bytes());
+                out.extend(0u32.to_le_bytes());
+                for (offset, len) in ranges {
+                    out.extend(offset.to_le_bytes());
+                    out.extend(len.to_le_bytes());
+                }
+                out.extend_from_slice(bytes);
+            }
+            Change::Masked { mask, bytes, .. } => {
+                out.extend((bytes.len() as u32).to_le_bytes());
+                out.extend(0u32.to_le_bytes());
+                for chunk in mask.chunks(8) {
+                    out.push(chunk.iter().enumerate().fold(0, |b, (i, m)| b | u8::from(*m != 0) << i));
+                }
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// How a group is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// LSN of the delta that led to this one; 0: outside input.
+    pub cause: u64,
+    /// All or nothing for readers of several pages too, not only in the log.
+    pub transaction: bool,
+}
+
+/// Where a group stands in the order of the bus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    /// LSN of its first delta.
+    pub first: u64,
+    /// LSN of its last delta; 0: the group was empty.
+    pub last: u64,
+    /// LSN of whatever comes next.
+    pub end: u64,
+}
+
+/// Owner words held by this participant; gives them back when dropped.
+pub(crate) struct LockedPages<'p> {
+    by: &'p Participant,
+    indices: Vec<u32>,
+}
+
+impl Drop for LockedPages<'_> {
+    fn drop(&mut self) {
+        for index in &self.indices {
+            self.by.unlock_word(self.by.core.ctl.owner(*index), *index);
+            step("group.unlocked_one");
+        }
+    }
+}
+
+struct Encoded {
+    lsn_offset: u64,
+    start: usize,
+    len: usize,
+    flags: u8,
+    new_block: u64,
+    old_block: u64,
+}
+
+impl Participant {
+    /// Locks pages, given in ascending order, each once.
+    pub(crate) fn lock_pages(&self, indices: &[u32]) -> Result<LockedPages<'_>, PageError> {
+        self.yield_leases();
+        let mut locked = LockedPages { by: self, indices: Vec::with_capacity(indices.len()) };
+        for index in indices {
+            self.lock_word(self.core.ctl.owner(*index), *index, Locked::Page(*index))?;
+            locked.indices.push(*index);
+            step("group.locked_one");
+        }
+        Ok(locked)
+    }
+
+    /// Commits several deltas as one group: one place in the order, all or nothing. Each delta raises its page's epoch
+    /// by one. With [`Options::transaction`], readers of several pages see all of it or nothing.
+    ///
+    /// # Errors
+    /// As [`Participant::patch`]; [`PageError::DeltaTooLarge`] if the group does not fit the ring. Nothing was changed
+    /// then.
+    pub fn commit(&self, changes: &[Change<'_>], options: &Options) -> Result<Receipt, PageError> {
+        self.check_fork()?;
+        if changes.is_empty() {
+            return Ok(Receipt::default());
+        }
+        for change in changes {
+            change.check()?;
+        }
+        let mut indices: Vec<u32> = changes.iter().filter_map(|c| c.page().map(|p| p.id().index)).collect();
+        if !indices.is_sorted() {
+            indices.sort_unstable();
+        }
+        indices.dedup();
+        loop {
+            let single = match indices.as_slice() {
+                [index] => Some((*index, self.enter(*index, self.core.ctl.owner(*index))?)),
+                _ => None,
+            };
+            let locked = if single.is_none() { Some(self.lock_pages(&indices)?) } else { None };
+            step("group.locked");
+            let result = self.commit_locked(changes, options);
+            if let Some((index, entered)) = single {
+                self.leave_page(index, self.core.ctl.owner(index), entered);
+            }
+            drop(locked);
+            match result? {
+                Attempt::Done(receipt, bytes) => {
+                    self.finish(changes.len() as u64, bytes);
+                    let mask = if changes.iter().any(|c| c.page().is_none()) {
+                        u32::MAX
+                    } else {
+                        indices.iter().fold(0, |m, i| m | crate::doorbell::bit(*i))
+                    };
+                    self.ring_bell(mask);
+                    return Ok(receipt);
+                }
+                Attempt::Full(slots) => self.wait_for_room(slots)?,
+            }
+        }
+    }
+
+    fn commit_locked(&self, changes: &[Change<'_>], options: &Options) -> Result<Attempt, PageError> {
+        let pages = &self.core.pages;
+        for page in changes.iter().filter_map(Change::page) {
+            // The entry may have changed before we became the owner (C2).
+            pages.ensure_fresh(page)?;
+        }
+        let transaction = if options.transaction { RecordFlags::TRANSACTION } else { 0 };
+        let cause = if options.cause != 0 { RecordFlags::CAUSE } else { 0 };
+        // Pages whose content is an immutable loaned block go on in a fresh one, prepared with all their deltas.
+        let mut fresh = Vec::new();
+        for page in changes.iter().filter_map(Change::page) {
+            if page.is_loaned() && !fresh.iter().any(|(p, _): &(&PageRef, _)| p.id() == page.id()) {
+                match self.copy_for_write(page, changes) {
+                    Ok(held) => fresh.push((page, held)),
+                    Err(e) => {
+                        for (_, held) in &fresh {
+                            self.give_back(held)?;
+                        }
+                        return Err(e);
+                    }
+                }
+            }
+        }
+        let give_back = |fresh: &[(&PageRef, crate::arena::Held<'_>)]| -> Result<(), PageError> {
+            fresh.iter().try_for_each(|(_, held)| self.give_back(held))
+        };
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.clear();
+        let mut encoded: Vec<Encoded> = Vec::with_capacity(changes.len());
+        let mut slots = 0u64;
+        for change in changes {
+            let swap = change.page().and_then(|p| fresh.iter().find(|(f, _)| f.id() == p.id()));
+            let mut e = Encoded {
+                lsn_offset: slots,
+                start: scratch.len(),
+                len: 0,
+                flags: transaction | cause,
+                new_block: 0,
+                old_block: 0,
+            };
+            if cause != 0 {
+                scratch.extend(options.cause.to_le_bytes());
+            }
+            if let Some((page, held)) = swap {
+                e.flags |= RecordFlags::BLOCK;
+                e.new_block = held.block.at.bits();
+                e.old_block = page.entry().block().bits();
+                scratch.extend(e.new_block.to_le_bytes());
+                scratch.extend(e.old_block.to_le_bytes());
+            }
+            change.encode(&mut scratch);
+            e.len = scratch.len() - e.start;
+            slots += slots_for(e.len);
+            encoded.push(e);
+        }
+        let ring = pages.ring();
+        let max = ring.record_slots_max();
+        if slots > max {
+            give_back(&fresh)?;
+            return Err(PageError::DeltaTooLarge { slots, max });
+        }
+        let first = match self.claim(slots as u32) {
+            Ok(Some(lsn)) => lsn,
+            Ok(None) => {
+                give_back(&fresh)?;
+                return Ok(Attempt::Full(slots));
+            }
+            Err(e) => {
+                give_back(&fresh)?;
+                return Err(e);
+            }
+        };
+        let bomb = NoUnwind;
+        let time = self.record_time();
+        let source = self.source();
+        let head_of = |change: &Change<'_>, e: &Encoded| RecordHead {
+            index: change.page().map_or(0, |p| p.id().index),
+            generation: change.page().map_or(0, |p| p.id().generation),
+            offset: change.offset(),
+            body: e.len as u32,
+            kind: change.kind() as u8,
+            flags: e.flags,
+            source,
+            time,
+        };
+        for (i, (change, e)) in changes.iter().zip(&encoded).enumerate() {
+            let body = &scratch[e.start..e.start + e.len];
+            record::write(&ring, first + e.lsn_offset, &head_of(change, e), body, self.me, i > 0);
+        }
+        for (page, held) in &fresh {
+            let of_page = |c: &Change<'_>| c.page().is_some_and(|p| p.id() == page.id());
+            let k = changes.iter().filter(|c| of_page(c)).count() as u64;
+            let last = changes.iter().zip(&encoded).rev().find(|(c, _)| of_page(c)).map_or(0, |(_, e)| e.lsn_offset);
+            let even = page.block().header.seq.load(Ordering::Relaxed) & !1;
+            // Relaxed: published with the directory entry (M1).
+            held.block.header.lsn.store(first + last, Ordering::Relaxed);
+            held.block.header.seq.store(even + (k << 1), Ordering::Relaxed);
+        }
+        self.publish(first, slots as u32);
+        if fresh.is_empty() && !options.transaction && changes.iter().all(|c| matches!(c, Change::Patch { .. })) {
+            self.apply_patches(changes, &encoded, first);
+        } else {
+            let records: Vec<GroupRecord<'_>> = changes
+                .iter()
+                .zip(&encoded)
+                .map(|(change, e)| {
+                    let head = head_of(change, e);
+                    let skip = usize::from(cause != 0) * 8 + usize::from(e.flags & RecordFlags::BLOCK != 0) * 16;
+                    GroupRecord {
+                        lsn: first + e.lsn_offset,
+                        head,
+                        kind: change.kind(),
+                        parts: Parts {
+                            cause: options.cause,
+                            new_block: e.new_block,
+                            old_block: e.old_block,
+                            payload: &scratch[e.start + skip..e.start + e.len],
+                        },
+                    }
+                })
+                .collect();
+            let applied = apply::apply_group(&self.core, &records, |_| true);
+            if applied.is_err() {
+                // The record is committed and cannot be taken back; leaving the page to recovery by dying is the only
+                // way that keeps memory and log the same.
+                eprintln!("mmsb: corrupt page met behind the commit point: {applied:?}");
+                std::process::abort();
+            }
+        }
+        for (page, held) in &fresh {
+            let class = self.core.class_of(page.entry().block());
+            self.published(held);
+            if let Some(class) = class {
+                self.retire(page.entry().block(), class, page.id());
+            }
+        }
+        let last = encoded.last().map_or(0, |e| e.lsn_offset);
+        let bytes = encoded.iter().map(|e| e.len as u64).sum();
+        core::mem::forget(bomb);
+        Ok(Attempt::Done(Receipt { first, last: first + last, end: first + slots }, bytes))
+    }
+
+    /// The quick way through a batch of plain patches: runs of changes to one page under one odd phase.
+    fn apply_patches(&self, changes: &[Change<'_>], encoded: &[Encoded], first: u64) {
+        let mut order: Vec<u32> = (0..changes.len() as u32).collect();
+        let index = |i: u32| changes[i as usize].page().map_or(0, |p| p.id().index);
+        if !order.is_sorted_by_key(|i| index(*i)) {
+            order.sort_by_key(|i| index(*i));
+        }
+        for run in order.chunk_by(|a, b| index(*a) == index(*b)) {
+            let Some(page) = changes[run[0] as usize].page() else { continue };
+            let last = first + encoded[run[run.len() - 1] as usize].lsn_offset;
+            let block = page.block();
+            let write = |payload: *mut u8| {
+                for i in run {
+                    if let Change::Patch { offset, bytes, .. } = changes[*i as usize] {
+                        // SAFETY: checked against the page's size by `Change::check`; the block holds that many bytes
+                        // and we own the page.
+                        unsafe { copy::store(payload.add(offset as usize), bytes.as_ptr(), bytes.len()) };
+                    }
+                }
+            };
+            if page.versions() > 1 {
+                self.publish_version(page, last, run.len() as u64, write, false);
+                continue;
+            }
+            let even = seqlock::write_begin(&block.header.seq);
+            step("group.odd");
+            write(block.payload);
+            step("group.copied");
+            // Relaxed: inside the odd phase.
+            block.header.lsn.store(last, Ordering::Relaxed);
+            step("group.lsn");
+            seqlock::write_end(&block.header.seq, even, run.len() as u64);
+            step("group.even");
+        }
+    }
+
+    /// A fresh block with the page's content and all of its deltas in `changes`. The caller owns the page.
+    fn copy_for_write(&self, page: &PageRef, changes: &[Change<'_>]) -> Result<crate::arena::Held<'_>, PageError> {
+        let held = self.allocate(page.size() as u64, Some(page.id()))?;
+        let block = page.block();
+        // SAFETY: both blocks hold `size` bytes and are different; the source is immutable, the target ours.
+        unsafe { copy::move_shared(held.block.payload, block.payload, page.size()) };
+        let mut payload = Vec::new();
+        for change in changes.iter().filter(|c| c.page().is_some_and(|p| p.id() == page.id())) {
+            payload.clear();
+            change.encode(&mut payload);
+            record::for_each_range(change.kind(), change.offset(), &payload, page.size() as u64, |at, bytes| {
+                // SAFETY: inside `size`, checked by `for_each_range`.
+                unsafe { copy::store(held.block.payload.add(at), bytes.as_ptr(), bytes.len()) };
+            });
+        }
+        // Relaxed: published with the directory entry.
+        held.block.header.size.store(page.size() as u32, Ordering::Relaxed);
+        held.block.header.shape.store(held.class & !SHAPE_LOANED, Ordering::Relaxed);
+        step("group.prepared");
+        Ok(held)
+    }
+
+    /// Commits a prepared record of any kind under locks that the caller holds. `None`: the ring is full.
+    pub(crate) fn commit_record(
+        &self,
+        id: crate::PageId,
+        kind: Kind,
+        flags: u8,
+        body: &[u8],
+        before_ready: impl FnOnce(u64),
+    ) -> Result<Option<u64>, PageError> {
+        let ring = self.core.pages.ring();
+        let slots = slots_for(body.len());
+        let max = ring.record_slots_max();
+        if slots > max {
+            return Err(PageError::DeltaTooLarge { slots, max });
+        }
+        let Some(lsn) = self.claim(slots as u32)? else { return Ok(None) };
+        let bomb = NoUnwind;
+        let head = RecordHead {
+            index: id.index,
+            generation: id.generation,
+            offset: 0,
+            body: body.len() as u32,
+            kind: kind as u8,
+            flags,
+            source: self.source(),
+            time: self.record_time(),
+        };
+        record::write(&ring, lsn, &head, body, self.me, false);
+        before_ready(lsn);
+        self.publish(lsn, slots as u32);
+        if let Some(parts) = record::parts(&head, body) {
+            let applied = apply::apply_group(&self.core, &[GroupRecord { lsn, head, kind, parts }], |_| true);
+            if applied.is_err() {
+                eprintln!("mmsb: corrupt structure met behind the commit point: {applied:?}");
+                std::process::abort();
+            }
+        }
+        core::mem::forget(bomb);
+        Ok(Some(lsn))
+    }
+
+    /// A new state computed from the old one: `f` gets a copy of the page and changes it; the ranges that differ are
+    /// committed as one sparse delta. The page is owned meanwhile, so nothing comes in between. If `f` panics or the
+    /// page did not change, nothing is committed (`None`). `f` runs again when the ring was full and the page had to be
+    /// let go.
+    pub fn update<R>(
+        &self,
+        page: &PageRef,
+        cause: u64,
+        mut f: impl FnMut(&mut [u8]) -> R,
+    ) -> Result<(R, Option<Receipt>), PageError> {
+        self.check_fork()?;
+        let index = page.id().index;
+        loop {
+            let locked = self.lock_pages(&[index])?;
+            self.core.pages.ensure_fresh(page)?;
+            let mut old = vec![0u8; page.size()];
+            let block = page.block();
+            let source = if page.versions() > 1 {
+                cell_current(&block, page.size() as u32, page.versions(), 0).3
+            } else {
+                block.payload
+            };
+            // SAFETY: the page's bytes lie in its checked block; we own it, so nobody writes.
+            unsafe { self.core.pages.copy_out(old.as_mut_ptr(), source, page.size())? };
+            let mut new = old.clone();
+            let result = f(&mut new);
+            let mut ranges = Vec::new();
+            crate::diff::changed_ranges(&old, &new, 8, &mut ranges);
+            let bytes: Vec<u8>;
+            let change = match ranges.as_slice() {
+                [] => return Ok((result, None)),
+                [(offset, len)] => {
+                    let at = *offset as usize;
+                    Change::Patch { page, offset: *offset, bytes: &new[at..at + *len as usize] }
+                }
+                _ => {
+                    bytes = ranges.iter().flat_map(|(o, l)| &new[*o as usize..(*o + *l) as usize]).copied().collect();
+                    Change::Ranges { page, ranges: &ranges, bytes: &bytes }
+                }
+            };
+            let attempt = match self.commit_locked(&[change], &Options { cause, transaction: false }) {
+                Err(PageError::DeltaTooLarge { .. }) if page.versions() == 1 => {
+                    self.prepare_block(page, 0, &new).and_then(|held| self.publish_block(page, held, cause))
+                }
+                other => other,
+            };
+            drop(locked);
+            match attempt? {
+                Attempt::Done(receipt, bytes) => {
+                    self.finish(1, bytes);
+                    self.ring_bell(crate::doorbell::bit(index));
+                    return Ok((result, Some(receipt)));
+                }
+                Attempt::Full(slots) => self.wait_for_room(slots)?,
+            }
+        }
+    }
+}
+
+/// Outcome of a commit under locks.
+pub(crate) enum Attempt {
+    Done(Receipt, u64),
+    Full(u64),
+}
+
+const _: () = {
+    // `Entered` has no other ways in; `commit` must give back what `enter` took.
+    assert!(core::mem::size_of::<Entered>() == 1 && owner::REQUEST != owner::LEASE);
+};

@@ -1,0 +1,195 @@
+//! Flow control: moving `published`, the overwrite floor and the claim limit; waiting for room; telling who is in the
+//! way.
+//!
+//! What holds the floor: the end of the READY prefix, every gating cursor, and every participant's unfinished commit
+//! (`hold`). The mover reads `published` first and the holds after it: a record counts as published only once its
+//! READY was seen, and its hold was stored before that (A3). A joining cursor stores JOINING, passes a fence, and then
+//! reads where to start (A5); the mover's fence below is the other half.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Corrupt, PageError};
+use crate::layout::participant::CURSOR_JOINING;
+use crate::page::owner;
+use crate::participant::{Holder, OnFull, Participant};
+use crate::recovery;
+use crate::sync::{Ordering, fence};
+use crate::testing::step;
+
+/// What keeps the floor where it is.
+enum Blocker {
+    /// Nothing: there is room.
+    None,
+    /// The writer of an unfinished record.
+    Writer { index: u32, lsn: u64 },
+    /// A gating cursor.
+    Cursor { index: u32, lsn: u64 },
+    /// Whoever moves the limit right now.
+    Mover { index: u32, lsn: u64 },
+}
+
+impl Participant {
+    /// Makes room for `slots` slots at the end of the ring, waiting as configured. No owner word is held meanwhile.
+    #[cold]
+    pub(crate) fn wait_for_room(&self, slots: u64) -> Result<(), PageError> {
+        self.yield_leases();
+        let begin = Instant::now();
+        let ring = self.core.pages.ring();
+        let mut rounds = 0u32;
+        loop {
+            let guess = self.guess.get();
+            // The record may need padding ahead of it.
+            let room = ring.len() - (guess.tail & (ring.len() - 1));
+            let need = guess.tail + if slots > room { room + slots } else { slots };
+            if ring.limit.load(Ordering::Acquire) >= need {
+                return Ok(());
+            }
+            let blocker = self.move_limit(need)?;
+            let (who, lsn) = match blocker {
+                Blocker::None => return Ok(()),
+                Blocker::Writer { index, lsn } => (format!("unfinished commit of {}", self.core.describe(index)), lsn),
+                Blocker::Cursor { index, lsn } => (format!("gating cursor of {}", self.core.describe(index)), lsn),
+                Blocker::Mover { index, lsn } => (format!("limit lock, held by {},", self.core.describe(index)), lsn),
+            };
+            let waited = begin.elapsed();
+            if rounds > 0 && (self.config.on_full == OnFull::Fail || waited >= self.config.timeout) {
+                return Err(PageError::Backpressure { blocker: who, lsn, waited });
+            }
+            if rounds == 0 {
+                Self::bump(&self.slot().waits, 1);
+            }
+            rounds += 1;
+            // Subscribers do not wake writers: a poll this seldom costs little, and a full ring is no hot path.
+            if rounds < 64 {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(Duration::from_micros(if rounds < 256 { 50 } else { 500 }));
+            }
+        }
+    }
+
+    /// One attempt to raise the limit to `need`; who is in the way if that was not enough. Recovers the dead it meets.
+    fn move_limit(&self, need: u64) -> Result<Blocker, PageError> {
+        let lock = &self.core.ctl.header().limit_lock;
+        if let Err(found) = owner::try_acquire(lock, self.me) {
+            return Ok(match self.core.holder(found) {
+                Holder::Alive(index) => {
+                    Blocker::Mover { index, lsn: self.core.pages.ring().limit.load(Ordering::Acquire) }
+                }
+                Holder::Dead(index) => {
+                    recovery::participant(&self.core, &self.fd, index)?;
+                    Blocker::Mover { index, lsn: 0 }
+                }
+                Holder::Nobody => {
+                    // The life ended between the two looks, or the word is garbage.
+                    if lock.load(Ordering::Relaxed) == found {
+                        owner::clear_if(lock, owner::holder(found));
+                    }
+                    Blocker::Mover { index: self.index, lsn: 0 }
+                }
+            });
+        }
+        step("limit.locked");
+        let result = self.move_limit_locked(need);
+        owner::release(lock, self.me);
+        match result? {
+            (Blocker::Writer { index, lsn }, true) | (Blocker::Cursor { index, lsn }, true) => {
+                // Dead: finish its work, now that the limit lock is free.
+                recovery::participant(&self.core, &self.fd, index)?;
+                Ok(Blocker::Writer { index, lsn })
+            }
+            (blocker, _) => Ok(blocker),
+        }
+    }
+
+    /// The second value: the blocker is dead.
+    fn move_limit_locked(&self, need: u64) -> Result<(Blocker, bool), PageError> {
+        let core = &self.core;
+        let ring = core.pages.ring();
+        if ring.limit.load(Ordering::Acquire) >= need {
+            return Ok((Blocker::None, false));
+        }
+        let mut claimed_by = None;
+        let published = ring
+            .ready_prefix(|lsn, stamp| {
+                claimed_by = Some((stamp.owner_index(), lsn));
+                false
+            })
+            .map_err(|offset| Corrupt { what: "ring stamp", offset })?;
+        ring.raise_published(published);
+        step("limit.published");
+        // SeqCst fence: cursors that joined and holds that were stored before are seen below; later ones see
+        // `published` as stored above.
+        fence(Ordering::SeqCst);
+        let mut least = published;
+        let mut blocker = match claimed_by {
+            Some((index, lsn)) => Blocker::Writer { index, lsn },
+            None => Blocker::None,
+        };
+        for cursor in core.ctl.cursors_used() {
+            let holder = cursor.owner.load(Ordering::Acquire);
+            if holder == 0 || cursor.gating.load(Ordering::Acquire) == 0 {
+                continue;
+            }
+            let position = cursor.position.load(Ordering::Acquire);
+            if position < least {
+                least = position;
+                let index = owner::index(holder).unwrap_or(u32::MAX);
+                blocker = Blocker::Cursor { index, lsn: if position == CURSOR_JOINING { 0 } else { position } };
+            }
+        }
+        for (index, slot) in core.ctl.participants_used().iter().enumerate() {
+            let hold = slot.hold.load(Ordering::Acquire);
+            if hold != 0 && hold < least {
+                least = hold;
+                blocker = Blocker::Writer { index: index as u32, lsn: hold };
+            }
+        }
+        ring.raise_limit(least, need);
+        step("limit.raised");
+        if ring.limit.load(Ordering::Acquire) >= need {
+            return Ok((Blocker::None, false));
+        }
+        let index = match blocker {
+            Blocker::Writer { index, .. } | Blocker::Cursor { index, .. } => index,
+            // Everything is free as far as anybody knows, and still `need` is out of reach: the records in between
+            // were claimed by writers that are not done.
+            _ => self.index,
+        };
+        let state = core.ctl.participants().get(index as usize).map_or(0, |s| s.state.load(Ordering::Acquire));
+        let dead = index != self.index && state & 0xff == 1 && core.is_dead(index, state >> 8);
+        Ok((blocker, dead))
+    }
+
+    /// Brings `published` up to date, for those who ask where the log ends.
+    pub fn refresh_published(&self) -> Result<u64, PageError> {
+        self.check_fork()?;
+        let ring = self.core.pages.ring();
+        let lock = &self.core.ctl.header().limit_lock;
+        if owner::try_acquire(lock, self.me).is_ok() {
+            let prefix = ring.ready_prefix(|_, _| false);
+            if let Ok(published) = prefix {
+                ring.raise_published(published);
+            }
+            owner::release(lock, self.me);
+            return prefix.map_err(|offset| Corrupt { what: "ring stamp", offset }.into());
+        }
+        Ok(ring.published.load(Ordering::Acquire))
+    }
+
+    /// The greatest LSN such that every delta ahead of it is applied to its page (PROTOCOL A3, D1).
+    pub fn applied_lsn(&self) -> Result<u64, PageError> {
+        let published = self.refresh_published()?;
+        // SeqCst fence: as in the mover.
+        fence(Ordering::SeqCst);
+        let least = self
+            .core
+            .ctl
+            .participants_used()
+            .iter()
+            .map(|s| s.hold.load(Ordering::Acquire))
+            .filter(|h| *h != 0)
+            .min();
+        Ok(least.map_or(published, |h| h.min(published)))
+    }
+}

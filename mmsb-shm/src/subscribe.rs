@@ -1,0 +1,537 @@
+//! Following the ring: by participants, gating or lossy, and by observers, who are always lossy.
+//!
+//! A follower polls the stamp at its own position; it writes nothing that writers read, except its cursor if it is
+//! gating. What it copies it believes only if the overwrite floor is still not past it (PROTOCOL A2).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::doorbell::{self, WaitStrategy};
+use crate::error::{BusFull, Corrupt, PageError};
+use crate::layout::page::BlockRef;
+use crate::layout::participant::CURSOR_JOINING;
+use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
+use crate::page::PageId;
+use crate::participant::{Holder, Participant, spin_until};
+use crate::recovery;
+use crate::ring::record::{self, TIME_SHIFT};
+use crate::ring::{Ring, Seen};
+use crate::segment::{Core, Pages};
+use crate::stats::Counter;
+use crate::sync::{Ordering, fence, relax};
+use crate::sys::{clock, futex};
+use crate::testing::step;
+
+/// Missed records: the follower was overtaken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gap {
+    /// First LSN that was missed.
+    pub from: u64,
+    /// Where the follower goes on. Pages hold everything in between: read them again.
+    pub to: u64,
+}
+
+/// A delta as a follower sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Delta<'a> {
+    /// Its place in the order.
+    pub lsn: u64,
+    /// Where its group ends: the LSN of whatever comes after the group.
+    pub group_end: u64,
+    /// The page. Index 0 generation 0 for sources and marks.
+    pub page: PageId,
+    /// What it does.
+    pub kind: Kind,
+    /// Who made it.
+    pub source: u16,
+    /// CLOCK_REALTIME of the commit in ns, in steps of about a millisecond (and the coarse clock's 1-4 ms).
+    pub time_ns: u64,
+    /// LSN of the delta that led to it, 0: outside input.
+    pub cause: u64,
+    /// Whether it belongs to a transaction.
+    pub transaction: bool,
+    /// First byte it concerns.
+    pub offset: u32,
+    /// The payload as recorded; see [`Delta::for_each_range`].
+    pub payload: &'a [u8],
+    /// For a swap: the block that became the page's content.
+    block: u64,
+}
+
+impl Delta<'_> {
+    /// Calls `f(offset, bytes)` for every range of the page that the delta overwrites. Nothing for other kinds.
+    pub fn for_each_range(&self, f: impl FnMut(usize, &[u8])) {
+        // `None` for kinds without ranges, and for a payload that was found malformed: nothing to visit.
+        let _ = record::for_each_range(self.kind, self.offset, self.payload, u64::MAX, f);
+    }
+
+    /// Bytes of the page that the delta overwrites, for patches.
+    pub fn changed_bytes(&self) -> usize {
+        let mut n = 0;
+        self.for_each_range(|_, b| n += b.len());
+        n
+    }
+
+    /// For a creation: size and version slots of the page.
+    pub fn created_size(&self) -> Option<(u32, u32)> {
+        if self.kind != Kind::Create {
+            return None;
+        }
+        let mut body = self.payload;
+        let size = record::take_u32(&mut body)?;
+        let shape = record::take_u32(&mut body)?;
+        Some((size, (shape >> 8 & 0xff).max(1)))
+    }
+}
+
+/// What a poll found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// This many deltas were delivered.
+    Deltas(usize),
+    /// Nothing new.
+    Empty,
+    /// Overtaken; the position was moved to `to`.
+    Gap(Gap),
+    /// A claimed, unfinished record is in the way.
+    Waiting {
+        /// Its LSN.
+        lsn: u64,
+    },
+}
+
+/// A place in the ring. It belongs to a participant or to an observer, which does the polling.
+#[derive(Debug)]
+pub struct Follower {
+    position: u64,
+    /// Index of its cursor in `.ctl`, if it has one.
+    cursor: Option<(Arc<CursorOwner>, u32)>,
+    gating: bool,
+    /// Pages of interest by stripe, for the doorbell.
+    mask: u32,
+    strategy: WaitStrategy,
+    scratch: Vec<u8>,
+    heads: Vec<(u64, RecordHead, usize)>,
+    missed: u64,
+    /// When a claimed record was first met at the present position.
+    waiting_since: Option<(u64, Instant)>,
+}
+
+/// Gives a cursor back when its follower goes.
+pub(crate) struct CursorOwner {
+    core: Arc<Core>,
+    index: u32,
+    me: u32,
+    fork: u64,
+}
+
+impl std::fmt::Debug for CursorOwner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cursor {}", self.index)
+    }
+}
+
+impl Drop for CursorOwner {
+    fn drop(&mut self) {
+        if crate::sys::fork::generation() != self.fork {
+            return;
+        }
+        let cursor = &self.core.ctl.cursors()[self.index as usize];
+        // Only if it is still this life's: recovery may have given it to somebody else.
+        if cursor.owner.load(Ordering::Acquire) == self.me {
+            cursor.gating.store(0, Ordering::Release);
+            cursor.owner.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl Follower {
+    /// A follower without a cursor, at `position`: what observers use.
+    pub fn at(position: u64) -> Follower {
+        Follower {
+            position,
+            cursor: None,
+            gating: false,
+            mask: u32::MAX,
+            strategy: WaitStrategy::default(),
+            scratch: Vec::new(),
+            heads: Vec::new(),
+            missed: 0,
+            waiting_since: None,
+        }
+    }
+
+    /// Next LSN it will look at.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How it waits.
+    pub fn set_strategy(&mut self, strategy: WaitStrategy) {
+        self.strategy = strategy;
+    }
+
+    /// How it waits.
+    pub fn strategy(&self) -> WaitStrategy {
+        self.strategy
+    }
+
+    /// Says which pages can wake it: those whose index modulo 32 is a set bit.
+    pub fn set_mask(&mut self, mask: u32) {
+        self.mask = if mask == 0 { u32::MAX } else { mask };
+    }
+
+    /// Whether writers wait for it.
+    pub fn is_gating(&self) -> bool {
+        self.gating
+    }
+
+    /// LSNs it missed by being overtaken.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Delivers up to about `max` deltas (whole groups) that are there already.
+    ///
+    /// # Errors
+    /// [`PageError::Corrupt`] for bytes that no writer makes.
+    #[inline]
+    pub fn poll(&mut self, pages: &Pages, max: usize, mut f: impl FnMut(&Delta<'_>)) -> Result<Polled, PageError> {
+        let ring = pages.ring();
+        let mut delivered = 0;
+        let begin = self.position;
+        let result = loop {
+            if delivered >= max {
+                break Polled::Deltas(delivered);
+            }
+            match ring.look(self.position) {
+                Seen::Ready(stamp) => match self.take_group(pages, &ring, stamp, &mut f)? {
+                    Some(n) => delivered += n,
+                    None => break self.lapped(&ring),
+                },
+                Seen::Padding(stamp) => {
+                    // The floor is looked at as for any record: a stale lap's padding must not move us astray.
+                    if !ring.is_intact(self.position) {
+                        break self.lapped(&ring);
+                    }
+                    self.position += u64::from(stamp.slots());
+                }
+                Seen::Nothing => break if delivered > 0 { Polled::Deltas(delivered) } else { Polled::Empty },
+                Seen::Claimed(_) if delivered > 0 => break Polled::Deltas(delivered),
+                Seen::Claimed(_) => break Polled::Waiting { lsn: self.position },
+                Seen::Lapped => break self.lapped(&ring),
+                Seen::Bad => {
+                    if ring.is_intact(self.position) {
+                        return Err(Corrupt { what: "ring stamp", offset: self.position }.into());
+                    }
+                    break self.lapped(&ring);
+                }
+            }
+        };
+        if self.position != begin {
+            self.waiting_since = None;
+            if let Some((owner, index)) = &self.cursor {
+                // Release: everything ahead of it was read. Writers read it when they need room.
+                owner.core.ctl.cursors()[*index as usize].position.store(self.position, Ordering::Release);
+            }
+        }
+        match result {
+            // A gap behind deltas is told by the next poll.
+            Polled::Gap(gap) if delivered > 0 => {
+                self.position = gap.from;
+                self.missed -= gap.to - gap.from;
+                Ok(Polled::Deltas(delivered))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// Copies the group at the position, validates the copy, delivers it. `None`: it was overwritten meanwhile.
+    #[inline]
+    fn take_group(
+        &mut self,
+        pages: &Pages,
+        ring: &Ring<'_>,
+        stamp: Stamp,
+        f: &mut impl FnMut(&Delta<'_>),
+    ) -> Result<Option<usize>, PageError> {
+        let lsn = self.position;
+        let end = lsn + u64::from(stamp.slots());
+        self.scratch.clear();
+        self.heads.clear();
+        let mut at = lsn;
+        while at < end {
+            let head = record::read_head(ring, at);
+            let slots = match record::checked_slots(&head, at, end - at) {
+                Ok(slots) => slots,
+                Err(e) => return if ring.is_intact(lsn) { Err(e.into()) } else { Ok(None) },
+            };
+            let start = self.scratch.len();
+            record::read_body(ring, at, &head, &mut self.scratch);
+            self.heads.push((at, head, start));
+            at += slots;
+            if at < end {
+                let inner = Stamp(ring.slot(at).stamp.load(Ordering::Relaxed));
+                if inner.state() != SlotState::Inner || inner.lap() != ring.lap(at) {
+                    if !ring.is_intact(lsn) {
+                        return Ok(None);
+                    }
+                    return Err(Corrupt { what: "stamp inside a group", offset: at }.into());
+                }
+            }
+        }
+        if !ring.is_intact(lsn) {
+            return Ok(None);
+        }
+        for (at, head, start) in &self.heads {
+            let body = &self.scratch[*start..*start + head.body as usize];
+            let bad = Corrupt { what: "record", offset: *at };
+            let kind = Kind::from_byte(head.kind).ok_or(bad)?;
+            let parts = record::parts(head, body).ok_or(bad)?;
+            f(&Delta {
+                lsn: *at,
+                group_end: end,
+                page: PageId { index: head.index, generation: head.generation },
+                kind,
+                source: head.source,
+                time_ns: full_time(pages, head.time),
+                cause: parts.cause,
+                transaction: head.flags & RecordFlags::TRANSACTION != 0,
+                offset: head.offset,
+                payload: parts.payload,
+                block: parts.new_block,
+            });
+        }
+        self.position = end;
+        Ok(Some(self.heads.len()))
+    }
+
+    fn lapped(&mut self, ring: &Ring<'_>) -> Polled {
+        let from = self.position;
+        let to = ring.recent_boundary().max(from);
+        self.missed += to - from;
+        self.position = to;
+        if let Some((owner, index)) = &self.cursor {
+            owner.core.ctl.cursors()[*index as usize].missed.store(self.missed, Ordering::Relaxed);
+        }
+        Polled::Gap(Gap { from, to })
+    }
+
+    /// Whether there is something to poll.
+    #[inline]
+    fn is_ready(&self, pages: &Pages) -> bool {
+        !matches!(pages.ring().look(self.position), Seen::Nothing | Seen::Claimed(_))
+    }
+
+    /// Waits until there is something to poll, or until `deadline`, as an observer: with timed sleeps, because it can
+    /// tell nobody that it sleeps.
+    ///
+    /// # Errors
+    /// [`PageError::Stalled`] if a claimed record stays unfinished for 100 ms: its writer is dead or stopped, and an
+    /// observer cannot repair it.
+    pub fn wait_observing(&mut self, pages: &Pages, deadline: Option<Instant>) -> Result<bool, PageError> {
+        let spin = self.strategy.spin();
+        if spin.is_none_or(|d| !d.is_zero()) && spin_until(spin.unwrap_or(Duration::from_millis(1)), || self.is_ready(pages)) {
+            return Ok(true);
+        }
+        let mut nap = Duration::from_micros(200);
+        loop {
+            let bell = pages.header().doorbell.load(Ordering::Acquire);
+            if self.is_ready(pages) {
+                return Ok(true);
+            }
+            if let Seen::Claimed(_) = pages.ring().look(self.position) {
+                match self.waiting_since {
+                    Some((at, since)) if at == self.position => {
+                        if since.elapsed() > Duration::from_millis(100) {
+                            return Err(PageError::Stalled { lsn: self.position });
+                        }
+                    }
+                    _ => self.waiting_since = Some((self.position, Instant::now())),
+                }
+            }
+            if deadline.is_some_and(|d| Instant::now() >= d) {
+                return Ok(false);
+            }
+            if spin.is_none() {
+                relax();
+                continue;
+            }
+            let left = deadline.map_or(nap, |d| d.saturating_duration_since(Instant::now()).min(nap));
+            if futex::wait(&pages.header().doorbell, bell, Some(left), u32::MAX).is_err() {
+                std::thread::sleep(left);
+            }
+            nap = (nap * 2).min(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A record's time, made whole: the low 32 bits count units of 2^20 ns since the bus was created; the rest follows
+/// from now, because no record is 26 days old or from the future.
+fn full_time(pages: &Pages, low: u32) -> u64 {
+    let created = pages.header().created_ns.load(Ordering::Relaxed);
+    let now = clock::coarse_realtime_ns().saturating_sub(created) >> TIME_SHIFT;
+    let near = now & !0xffff_ffff | u64::from(low);
+    let units = if near > now + (1 << 31) { near.saturating_sub(1 << 32) } else { near };
+    created + (units << TIME_SHIFT)
+}
+
+impl Pages {
+    /// Content of the block that a swap made the page's, if it is still that. `false`: it was reused; read the page.
+    ///
+    /// Gating followers always find it, unless they are past the delta.
+    pub fn read_swapped(&self, delta: &Delta<'_>, out: &mut Vec<u8>) -> Result<bool, PageError> {
+        if delta.kind != Kind::Swap {
+            return Ok(false);
+        }
+        let block = self.block(BlockRef::from_bits(delta.block), 0)?;
+        let size = u64::from(block.header.size.load(Ordering::Acquire));
+        if size > block.room || block.header.lsn.load(Ordering::Acquire) != delta.lsn {
+            return Ok(false);
+        }
+        out.resize(size as usize, 0);
+        // SAFETY: `size` ≤ the room of the block; the buffer was just sized.
+        unsafe { self.copy_out(out.as_mut_ptr(), block.payload, size as usize)? };
+        // Acquire fence: the copy is done before the second look (PROTOCOL C3).
+        fence(Ordering::Acquire);
+        Ok(block.header.lsn.load(Ordering::Relaxed) == delta.lsn)
+    }
+
+    /// Where the ring ends now: what follows from here is new.
+    pub fn end_lsn(&self) -> u64 {
+        self.ring().end()
+    }
+
+    /// The oldest LSN that may still be followed from.
+    pub fn floor_lsn(&self) -> u64 {
+        self.ring().floor.load(Ordering::Acquire)
+    }
+}
+
+impl Participant {
+    /// Starts following at the end of the ring.
+    ///
+    /// # Errors
+    /// [`BusFull::Cursors`].
+    pub fn follow(&self, gating: bool) -> Result<Follower, PageError> {
+        self.check_fork()?;
+        let core = &self.core;
+        let Some(index) = core.ctl.cursors().iter().position(|c| {
+            // AcqRel: the cursor is ours before it says anything.
+            c.owner.compare_exchange(0, self.me, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        }) else {
+            return Err(BusFull::Cursors { max: core.ctl.cursors().len() as u32 }.into());
+        };
+        step("follow.taken");
+        let cursor = &core.ctl.cursors()[index];
+        cursor.missed.store(0, Ordering::Relaxed);
+        // A5: JOINING holds the floor; then the fence; only then is the start read.
+        cursor.position.store(CURSOR_JOINING, Ordering::Release);
+        cursor.gating.store(u32::from(gating), Ordering::Release);
+        core.ctl.header().cursors_used.fetch_max(index as u32 + 1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        step("follow.joining");
+        let position = core.pages.ring().end();
+        cursor.position.store(position, Ordering::Release);
+        step("follow.joined");
+        let owner = CursorOwner {
+            core: Arc::clone(core),
+            index: index as u32,
+            me: self.me,
+            fork: crate::sys::fork::generation(),
+        };
+        let mut follower = Follower::at(position);
+        follower.cursor = Some((Arc::new(owner), index as u32));
+        follower.gating = gating;
+        Ok(follower)
+    }
+
+    /// Waits until the follower has something to poll, or until `deadline`. Recovers a dead writer in the way.
+    ///
+    /// # Errors
+    /// [`PageError::Timeout`] if a living writer leaves a claimed record unfinished for the participant's timeout.
+    pub fn wait(&self, follower: &mut Follower, deadline: Option<Instant>) -> Result<bool, PageError> {
+        self.check_fork()?;
+        let pages = &self.core.pages;
+        loop {
+            match follower.strategy.spin() {
+                None => {
+                    if spin_until(Duration::from_millis(1), || follower.is_ready(pages)) {
+                        return Ok(true);
+                    }
+                }
+                Some(spin) => {
+                    if !spin.is_zero() && spin_until(spin, || follower.is_ready(pages)) {
+                        return Ok(true);
+                    }
+                    self.yield_leases();
+                    let h = self.core.ctl.header();
+                    let nap = Instant::now() + Duration::from_millis(100);
+                    let until = deadline.map_or(nap, |d| d.min(nap));
+                    if doorbell::sleep(&pages.header().doorbell, &h.sleepers, follower.mask, Some(until), || {
+                        // A claim is a reason to look closer, not to sleep on: its writer may be dead.
+                        !matches!(pages.ring().look(follower.position), Seen::Nothing)
+                    }) && follower.is_ready(pages)
+                    {
+                        return Ok(true);
+                    }
+                }
+            }
+            if follower.is_ready(pages) {
+                return Ok(true);
+            }
+            self.look_at_claim(follower)?;
+            if deadline.is_some_and(|d| Instant::now() >= d) {
+                return Ok(follower.is_ready(pages));
+            }
+        }
+    }
+
+    /// Somebody claimed the next record and did not finish: dead, stopped, or just slow.
+    fn look_at_claim(&self, follower: &mut Follower) -> Result<(), PageError> {
+        let Seen::Claimed(stamp) = self.core.pages.ring().look(follower.position) else { return Ok(()) };
+        let index = stamp.owner_index();
+        let slot = self.core.ctl.participants().get(index as usize);
+        let state = slot.map_or(0, |s| s.state.load(Ordering::Acquire));
+        let word = crate::page::owner::word(index, state >> 8);
+        let since = match follower.waiting_since {
+            Some((at, since)) if at == follower.position => since,
+            _ => {
+                let now = Instant::now();
+                follower.waiting_since = Some((follower.position, now));
+                now
+            }
+        };
+        match self.core.holder(word) {
+            Holder::Dead(index) => {
+                recovery::participant(&self.core, &self.fd, index)?;
+            }
+            Holder::Alive(index) if since.elapsed() >= self.config.timeout => {
+                return Err(PageError::Timeout {
+                    what: format!("the record at LSN {}", follower.position),
+                    holder: self.core.describe(index),
+                    waited: since.elapsed(),
+                });
+            }
+            _ => std::thread::sleep(Duration::from_micros(50)),
+        }
+        Ok(())
+    }
+
+    /// Polls, and finishes the work of a dead writer that is in the way.
+    #[inline]
+    pub fn poll(&self, follower: &mut Follower, max: usize, f: impl FnMut(&Delta<'_>)) -> Result<Polled, PageError> {
+        let polled = follower.poll(&self.core.pages, max, f)?;
+        match polled {
+            Polled::Waiting { .. } => {
+                // Most claims are finished within nanoseconds; look closer only at one that stays.
+                if !spin_until(Duration::from_micros(20), || follower.is_ready(&self.core.pages)) {
+                    self.look_at_claim(follower)?;
+                }
+            }
+            Polled::Gap(_) => self.core.pages.count(Counter::Gaps, 1),
+            _ => {}
+        }
+        Ok(polled)
+    }
+}
