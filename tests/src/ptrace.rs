@@ -554,12 +554,23 @@ impl Trace {
     /// As [`count_steps`], with [`STEPS_MAX`] for the limit.
     pub fn record(command: &mut Command) -> io::Result<Trace> {
         let mut stepper = Stepper::start(command)?;
+        let allowed = stepper.share_core();
+        let walked = Trace::walk(&mut stepper);
+        if let Some(allowed) = allowed {
+            stepper.leave_core(&allowed);
+        }
+        let trace = walked?;
+        succeeded(stepper.finish()?)?;
+        Ok(trace)
+    }
+
+    fn walk(stepper: &mut Stepper) -> io::Result<Trace> {
         let mut trace = Trace {
             addresses: Vec::new(),
             anchors: Vec::new(),
         };
         let mut met = HashSet::new();
-        loop {
+        while stepper.steps() < STEPS_MAX {
             let (ip, step) = (stepper.ip()?, trace.addresses.len());
             let anchor = if met.insert(ip) {
                 step
@@ -569,15 +580,11 @@ impl Trace {
             trace.addresses.push(ip);
             trace.anchors.push(anchor);
             if stepper.step()? == Step::Ended {
-                break;
-            }
-            if stepper.steps() >= STEPS_MAX {
-                let message = format!("the region does not end within {STEPS_MAX} instructions");
-                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                return Ok(trace);
             }
         }
-        succeeded(stepper.finish()?)?;
-        Ok(trace)
+        let message = format!("the region does not end within {STEPS_MAX} instructions");
+        Err(io::Error::new(io::ErrorKind::TimedOut, message))
     }
 
     /// Instructions in the region.
