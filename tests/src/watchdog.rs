@@ -10,7 +10,7 @@
 //! themselves: [`crate::ptrace`]'s are killed by the kernel, [`crate::spawn`]'s by
 //! [`crate::spawn::exit_when_orphaned`].
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -51,29 +51,33 @@ pub fn start(name: &str, limit: Duration) -> Watchdog {
 /// A line for each thread of this process: name, state, and the kernel function it sleeps in. Whatever /proc does not
 /// tell is left out.
 fn threads() -> String {
-    let mut lines = String::new();
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
-        return lines;
-    };
-    for task in tasks.flatten() {
-        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        let status = read("status");
-        let state = status
-            .lines()
-            .find_map(|line| line.strip_prefix("State:"))
-            .unwrap_or("");
-        let _ = writeln!(
-            lines,
-            "  thread {} {:?}: {} {} system call {}",
-            task.file_name().to_string_lossy(),
-            read("comm").trim(),
-            state.trim(),
-            read("wchan").trim(),
-            // "running", or the number and arguments, among them a futex's address.
-            read("syscall").trim(),
-        );
+    let mut lines = BTreeMap::new();
+    // A listing ends early when the thread it has come to ends just then; of several, one is likely whole.
+    for _ in 0..5 {
+        for task in std::fs::read_dir("/proc/self/task")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            let status = read("status");
+            let state = status
+                .lines()
+                .find_map(|line| line.strip_prefix("State:"))
+                .unwrap_or("");
+            let line = format!(
+                "  thread {} {:?}: {} {} system call {}\n",
+                task.file_name().to_string_lossy(),
+                read("comm").trim(),
+                state.trim(),
+                read("wchan").trim(),
+                // "running", or the number and arguments, among them a futex's address.
+                read("syscall").trim(),
+            );
+            lines.insert(task.file_name(), line);
+        }
     }
-    lines
+    lines.into_values().collect()
 }
 
 #[cfg(test)]
@@ -89,12 +93,16 @@ mod tests {
 
     #[test]
     fn the_report_names_this_thread() {
-        let own = std::thread::Builder::new()
+        // Other tests' threads come and go meanwhile: a listing may still be short.
+        let report = || {
+            (0..20)
+                .map(|_| threads())
+                .find(|text| text.contains("\"named-by-test\""))
+        };
+        let named = std::thread::Builder::new()
             .name("named-by-test".into())
-            .spawn(threads)
-            .unwrap()
-            .join()
+            .spawn(report)
             .unwrap();
-        assert!(own.contains("\"named-by-test\""), "{own}");
+        assert!(named.join().unwrap().is_some(), "{}", threads());
     }
 }

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let path = arguments.get(1).map_or("", String::as_str);
     match role {
         "count" => count(path),
+        "fill" => fill(path),
         "lock" => lock(path),
         "signals" => return signals(),
         "spin" => {
@@ -93,6 +94,22 @@ fn count(path: &str) {
     for word in words {
         // Relaxed: one thread, and a kill keeps program order.
         word.fetch_add(1, Ordering::Relaxed);
+    }
+    region_end();
+}
+
+/// Maps the file and in the region sets its bytes to 1, one after another, in a loop.
+fn fill(path: &str) {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("the file to fill");
+    let map = MmapRaw::map_raw(&file).expect("a mapping of it");
+    region_begin();
+    for n in 0..map.len() {
+        // SAFETY: within the mapping. Volatile, so that the loop stays one.
+        unsafe { map.as_mut_ptr().add(n).write_volatile(1) };
     }
     region_end();
 }
