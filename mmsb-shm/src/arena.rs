@@ -14,13 +14,14 @@
 //! block that is HELD by the dead and frees it; blocks whose bits were in the dead one's pool are FREE in their
 //! headers, and the next sweep lists them again.
 
+use crate::PageId;
 use crate::copy;
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::{
-    BlockRef, BlockState, CLASSES, RunHeader, RunShape, SlabEntry, class_for, class_payload, run_shape,
+    BlockRef, BlockState, CLASSES, RunHeader, RunShape, SlabEntry, class_for, class_payload,
+    run_shape,
 };
 use crate::layout::participant::{CURSOR_JOINING, IN_HAND};
-use crate::PageId;
 use crate::layout::{PAGE_BYTES_MAX, SLAB_BYTES};
 use crate::participant::{Locked, Participant};
 use crate::segment::{Block, Core, Pages};
@@ -57,7 +58,12 @@ pub(crate) struct Retired {
 
 impl Default for Pools {
     fn default() -> Pools {
-        Pools { classes: vec![Pool::default(); CLASSES as usize], hands: 0, retired: Vec::new(), indices: (0, 0) }
+        Pools {
+            classes: vec![Pool::default(); CLASSES as usize],
+            hands: 0,
+            retired: Vec::new(),
+            indices: (0, 0),
+        }
     }
 }
 
@@ -91,17 +97,24 @@ impl Pages {
         let at = self.arena_ptr(offset, 64 + words * 8)?;
         // SAFETY: 64 + words × 8 bytes from a slab's start are inside the backed mapping; all fields are atomics.
         unsafe {
-            Ok((&*at.cast::<RunHeader>(), core::slice::from_raw_parts(at.add(64).cast::<AtomicU64>(), words as usize)))
+            Ok((
+                &*at.cast::<RunHeader>(),
+                core::slice::from_raw_parts(at.add(64).cast::<AtomicU64>(), words as usize),
+            ))
         }
     }
 
     /// First slabs of the runs of `class`, checked.
     fn runs(&self, class: u32) -> impl Iterator<Item = u32> + '_ {
         // Acquire: pairs with the Release store in `grow`; the run behind the entry is complete.
-        self.slabs().iter().enumerate().filter_map(move |(i, slab)| {
-            let entry = SlabEntry(slab.load(Ordering::Acquire));
-            (entry.is_used() && entry.class() == class && entry.first_slab() == i as u32).then_some(i as u32)
-        })
+        self.slabs()
+            .iter()
+            .enumerate()
+            .filter_map(move |(i, slab)| {
+                let entry = SlabEntry(slab.load(Ordering::Acquire));
+                (entry.is_used() && entry.class() == class && entry.first_slab() == i as u32)
+                    .then_some(i as u32)
+            })
     }
 
     fn block_at(&self, slab: u32, shape: &RunShape, i: u32) -> BlockRef {
@@ -112,17 +125,34 @@ impl Pages {
     /// Sets the free bit of a block. A position that is no block of its run is ignored.
     fn set_free_bit(&self, at: BlockRef) -> Result<(), Corrupt> {
         let Some(relative) = at.offset().checked_sub(self.geometry.arena_at) else {
-            return Err(Corrupt { what: "block position", offset: at.offset() });
+            return Err(Corrupt {
+                what: "block position",
+                offset: at.offset(),
+            });
         };
         let slab = (relative / SLAB_BYTES) as usize;
-        let entry = self.slabs().get(slab).map(|s| SlabEntry(s.load(Ordering::Acquire)));
+        let entry = self
+            .slabs()
+            .get(slab)
+            .map(|s| SlabEntry(s.load(Ordering::Acquire)));
         let Some(entry) = entry.filter(|e| e.is_used() && e.class() < CLASSES) else {
-            return Err(Corrupt { what: "slab of a block", offset: at.offset() });
+            return Err(Corrupt {
+                what: "slab of a block",
+                offset: at.offset(),
+            });
         };
         let shape = run_shape(entry.class());
         let start = u64::from(entry.first_slab()) * SLAB_BYTES + shape.first;
-        let i = relative.checked_sub(start).map(|r| r / shape.stride).filter(|i| *i < u64::from(shape.blocks));
-        let Some(i) = i else { return Err(Corrupt { what: "block number", offset: at.offset() }) };
+        let i = relative
+            .checked_sub(start)
+            .map(|r| r / shape.stride)
+            .filter(|i| *i < u64::from(shape.blocks));
+        let Some(i) = i else {
+            return Err(Corrupt {
+                what: "block number",
+                offset: at.offset(),
+            });
+        };
         let (_, words) = self.run(entry.first_slab(), &shape)?;
         // Release: whoever takes the bit sees the block FREE.
         words[(i / 64) as usize].fetch_or(1 << (i % 64), Ordering::Release);
@@ -136,7 +166,12 @@ impl Pages {
         let freed = block
             .header
             .state
-            .compare_exchange(from.word(), BlockState::Free.word(), Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(
+                from.word(),
+                BlockState::Free.word(),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
             .is_ok();
         if freed {
             step("arena.freed");
@@ -150,13 +185,20 @@ impl Pages {
         let mut list = Vec::new();
         for class in 0..CLASSES {
             let shape = run_shape(class);
-            let mut u =
-                ClassUse { payload: class_payload(class), slabs: 0, blocks: 0, free: 0, pending: 0 };
+            let mut u = ClassUse {
+                payload: class_payload(class),
+                slabs: 0,
+                blocks: 0,
+                free: 0,
+                pending: 0,
+            };
             for slab in self.runs(class) {
                 u.slabs += shape.slabs;
                 u.blocks += u64::from(shape.blocks);
                 for i in 0..shape.blocks {
-                    let Ok(block) = self.block(self.block_at(slab, &shape, i), 0) else { continue };
+                    let Ok(block) = self.block(self.block_at(slab, &shape, i), 0) else {
+                        continue;
+                    };
                     // Relaxed: a report.
                     match BlockState::from_word(block.header.state.load(Ordering::Relaxed)) {
                         BlockState::Free => u.free += 1,
@@ -182,12 +224,18 @@ impl Core {
         // Relaxed: a live block's lsn was stored before it was published.
         let published = block.header.lsn.load(Ordering::Relaxed);
         for slot in self.ctl.participants_used() {
-            if slot.hazards.iter().any(|h| h.load(Ordering::Acquire) == block.at.bits()) {
+            if slot
+                .hazards
+                .iter()
+                .any(|h| h.load(Ordering::Acquire) == block.at.bits())
+            {
                 return false;
             }
         }
         for cursor in self.ctl.cursors_used() {
-            if cursor.owner.load(Ordering::Acquire) == 0 || cursor.gating.load(Ordering::Relaxed) == 0 {
+            if cursor.owner.load(Ordering::Acquire) == 0
+                || cursor.gating.load(Ordering::Relaxed) == 0
+            {
                 continue;
             }
             let position = cursor.position.load(Ordering::Acquire);
@@ -220,7 +268,8 @@ impl Core {
                     }
                     BlockState::Retired(page) => {
                         if self.is_reclaimable(&block) {
-                            found += u64::from(self.pages.free_block(at, BlockState::Retired(page))?);
+                            found +=
+                                u64::from(self.pages.free_block(at, BlockState::Retired(page))?);
                         } else {
                             // Still needed: look again next time.
                             h.sweep_due.fetch_or(1 << class, Ordering::AcqRel);
@@ -237,20 +286,31 @@ impl Core {
     /// Says that blocks of `class` may be free without being listed.
     pub(crate) fn mark_sweep(&self, class: u32) {
         if class < CLASSES {
-            self.ctl.header().sweep_due.fetch_or(1 << class, Ordering::AcqRel);
+            self.ctl
+                .header()
+                .sweep_due
+                .fetch_or(1 << class, Ordering::AcqRel);
         }
     }
 
     /// Says so of every class, and of page numbers.
     pub(crate) fn mark_sweep_all(&self) {
-        self.ctl.header().sweep_due.fetch_or((1 << CLASSES) - 1, Ordering::AcqRel);
+        self.ctl
+            .header()
+            .sweep_due
+            .fetch_or((1 << CLASSES) - 1, Ordering::AcqRel);
         self.ctl.header().sweep_indices.store(1, Ordering::Release);
     }
 
     /// Class of a block by the slab it lies in.
     pub(crate) fn class_of(&self, at: BlockRef) -> Option<u32> {
         let slab = at.offset().checked_sub(self.pages.geometry.arena_at)? / SLAB_BYTES;
-        let entry = SlabEntry(self.pages.slabs().get(slab as usize)?.load(Ordering::Acquire));
+        let entry = SlabEntry(
+            self.pages
+                .slabs()
+                .get(slab as usize)?
+                .load(Ordering::Acquire),
+        );
         (entry.is_used() && entry.class() < CLASSES).then(|| entry.class())
     }
 }
@@ -258,8 +318,14 @@ impl Core {
 impl Participant {
     /// Takes a free block for `payload` bytes. `zero`: its first `payload` bytes are zero; otherwise they may be what
     /// an earlier version of `page` left there, never another page's.
-    pub(crate) fn allocate(&self, payload: u64, reuse_of: Option<PageId>) -> Result<Held<'_>, PageError> {
-        let class = class_for(payload).ok_or(PageError::BadSize { bytes: payload.min(PAGE_BYTES_MAX + 1) })?;
+    pub(crate) fn allocate(
+        &self,
+        payload: u64,
+        reuse_of: Option<PageId>,
+    ) -> Result<Held<'_>, PageError> {
+        let class = class_for(payload).ok_or(PageError::BadSize {
+            bytes: payload.min(PAGE_BYTES_MAX + 1),
+        })?;
         let hand = self.take_hand()?;
         let result = self.allocate_in(class, payload, hand, reuse_of);
         if result.is_err() {
@@ -289,7 +355,10 @@ impl Participant {
             if i >= shape.blocks {
                 continue;
             }
-            let block = self.core.pages.block(self.core.pages.block_at(slab, &shape, i), class_payload(class))?;
+            let block = self.core.pages.block(
+                self.core.pages.block_at(slab, &shape, i),
+                class_payload(class),
+            )?;
             if !self.hold_block(&block, hand, BlockState::Free) {
                 continue;
             }
@@ -298,7 +367,12 @@ impl Participant {
             block.header.shape.store(class, Ordering::Relaxed);
             if !fresh {
                 // SAFETY: `payload` ≤ the class's payload, which lies inside the mapping; the block is ours.
-                unsafe { copy::zero(block.payload, payload.next_multiple_of(32).min(class_payload(class)) as usize) };
+                unsafe {
+                    copy::zero(
+                        block.payload,
+                        payload.next_multiple_of(32).min(class_payload(class)) as usize,
+                    )
+                };
             }
             return Ok(Held { block, class, hand });
         }
@@ -313,7 +387,12 @@ impl Participant {
         let held = block
             .header
             .state
-            .compare_exchange(from.word(), BlockState::Held(self.me).word(), Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(
+                from.word(),
+                BlockState::Held(self.me).word(),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
             .is_ok();
         step("arena.held");
         held
@@ -323,7 +402,10 @@ impl Participant {
         let mut pools = self.pools.borrow_mut();
         let hand = (!pools.hands).trailing_zeros();
         if hand as usize >= IN_HAND {
-            return Err(PageError::TooManyHeld { what: "unpublished blocks", max: IN_HAND });
+            return Err(PageError::TooManyHeld {
+                what: "unpublished blocks",
+                max: IN_HAND,
+            });
         }
         pools.hands |= 1 << hand;
         Ok(hand)
@@ -343,7 +425,10 @@ impl Participant {
 
     /// Gives an unpublished block back.
     pub(crate) fn give_back(&self, held: &Held<'_>) -> Result<(), PageError> {
-        let freed = self.core.pages.free_block(held.block.at, BlockState::Held(self.me));
+        let freed = self
+            .core
+            .pages
+            .free_block(held.block.at, BlockState::Held(self.me));
         self.free_hand(held.hand);
         freed?;
         Ok(())
@@ -398,7 +483,11 @@ impl Participant {
         if self.take_bits(class, shape)? {
             return Ok(());
         }
-        Err(Corrupt { what: "bitmap of a fresh run", offset: class.into() }.into())
+        Err(Corrupt {
+            what: "bitmap of a fresh run",
+            offset: class.into(),
+        }
+        .into())
     }
 
     fn take_bits(&self, class: u32, shape: &RunShape) -> Result<bool, PageError> {
@@ -417,7 +506,11 @@ impl Participant {
                     let bits = word.swap(0, Ordering::Acquire);
                     step("arena.bits_taken");
                     if bits != 0 {
-                        self.pools.borrow_mut().classes[class as usize] = Pool { slab, word: i as u32, bits };
+                        self.pools.borrow_mut().classes[class as usize] = Pool {
+                            slab,
+                            word: i as u32,
+                            bits,
+                        };
                         return Ok(true);
                     }
                 }
@@ -435,7 +528,10 @@ impl Participant {
         // Relaxed: only the holder of the grow lock writes it.
         let mut first = header.slabs_used.load(Ordering::Relaxed);
         // A grower that died after its first entry left a complete run behind the count.
-        while let Some(entry) = slabs.get(first as usize).map(|s| SlabEntry(s.load(Ordering::Acquire))) {
+        while let Some(entry) = slabs
+            .get(first as usize)
+            .map(|s| SlabEntry(s.load(Ordering::Acquire)))
+        {
             if !entry.is_used() || entry.first_slab() != first || entry.class() >= CLASSES {
                 break;
             }
@@ -444,7 +540,11 @@ impl Participant {
         let from = pages.geometry.arena_at + u64::from(first) * SLAB_BYTES;
         let to = from + u64::from(shape.slabs) * SLAB_BYTES;
         if first as usize + shape.slabs as usize > slabs.len() {
-            return Err(BusFull::Bytes { wanted: to - from, max: pages.geometry.len_max }.into());
+            return Err(BusFull::Bytes {
+                wanted: to - from,
+                max: pages.geometry.len_max,
+            }
+            .into());
         }
         pages.grow(from, to)?;
         step("grow.allocated");
@@ -458,7 +558,14 @@ impl Participant {
         run.blocks.store(shape.blocks, Ordering::Relaxed);
         for (i, word) in words.iter().enumerate() {
             let bits = (shape.blocks - i as u32 * 64).min(64);
-            word.store(if bits == 64 { u64::MAX } else { (1 << bits) - 1 }, Ordering::Relaxed);
+            word.store(
+                if bits == 64 {
+                    u64::MAX
+                } else {
+                    (1 << bits) - 1
+                },
+                Ordering::Relaxed,
+            );
         }
         let entry = SlabEntry::new(class, first);
         for slab in (first..first + shape.slabs).rev() {
@@ -466,7 +573,9 @@ impl Participant {
             slabs[slab as usize].store(entry.0, Ordering::Release);
             step("grow.slab");
         }
-        header.slabs_used.store(first + shape.slabs, Ordering::Release);
+        header
+            .slabs_used
+            .store(first + shape.slabs, Ordering::Release);
         step("grow.done");
         Ok(())
     }
@@ -482,7 +591,12 @@ impl Participant {
     }
 
     /// Takes back a retired version of the same page, unzeroed, if nobody reads it any more.
-    fn reuse_retired(&self, class: u32, page: PageId, hand: u32) -> Result<Option<Block<'_>>, PageError> {
+    fn reuse_retired(
+        &self,
+        class: u32,
+        page: PageId,
+        hand: u32,
+    ) -> Result<Option<Block<'_>>, PageError> {
         let mut pools = self.pools.borrow_mut();
         let mut i = 0;
         while i < pools.retired.len() {
@@ -509,7 +623,9 @@ impl Participant {
         for r in std::mem::take(&mut pools.retired) {
             let block = self.core.pages.block(r.at, 0)?;
             if self.core.is_reclaimable(&block) {
-                self.core.pages.free_block(r.at, BlockState::Retired(r.page.index))?;
+                self.core
+                    .pages
+                    .free_block(r.at, BlockState::Retired(r.page.index))?;
             } else {
                 kept.push(r);
             }
@@ -591,7 +707,11 @@ impl Participant {
 
     /// Lists page numbers that are free by their entries.
     fn sweep_indices(&self) {
-        self.core.ctl.header().sweep_indices.store(0, Ordering::Release);
+        self.core
+            .ctl
+            .header()
+            .sweep_indices
+            .store(0, Ordering::Release);
         let words = self.core.ctl.indices();
         for (i, entry) in self.core.pages.directory().iter().enumerate() {
             let entry = crate::layout::page::DirectoryEntry(entry.load(Ordering::Acquire));

@@ -66,7 +66,11 @@ pub(crate) fn sleep(
         let seen = word.load(Ordering::Acquire);
         // SeqCst: first half of the argument above.
         flags.fetch_or(mask, Ordering::SeqCst);
-        nap = if heavy() { (nap * 2).min(NAP) } else { NAP_WITHOUT_BARRIER };
+        nap = if heavy() {
+            (nap * 2).min(NAP)
+        } else {
+            NAP_WITHOUT_BARRIER
+        };
         if ready() {
             return true;
         }

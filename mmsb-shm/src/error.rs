@@ -43,7 +43,9 @@ pub enum AttachError {
         name: String,
     },
     /// `create` found a bus of this name.
-    #[error("bus {name:?} already exists in {dir}; attach to it, or remove it with `mmsb rm {name}`")]
+    #[error(
+        "bus {name:?} already exists in {dir}; attach to it, or remove it with `mmsb rm {name}`"
+    )]
     Exists {
         /// The bus.
         name: String,
@@ -83,7 +85,9 @@ pub enum AttachError {
         expected_hash: u64,
     },
     /// The object is shorter than its header says.
-    #[error("{path} is truncated: {found} bytes where its header needs {expected}; remove it with `mmsb rm`")]
+    #[error(
+        "{path} is truncated: {found} bytes where its header needs {expected}; remove it with `mmsb rm`"
+    )]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -109,7 +113,9 @@ pub enum AttachError {
         owner: u32,
     },
     /// All participant slots are taken by living participants.
-    #[error("all {max} participant slots are taken by living participants; create the bus with more")]
+    #[error(
+        "all {max} participant slots are taken by living participants; create the bus with more"
+    )]
     TooManyParticipants {
         /// How many slots there are.
         max: u32,
@@ -164,7 +170,9 @@ pub enum BusFull {
         dir: PathBuf,
     },
     /// The bus reached the size it was created for.
-    #[error("the bus is full: {wanted} bytes wanted, its maximum is {max}; create it with a larger `bytes_max`")]
+    #[error(
+        "the bus is full: {wanted} bytes wanted, its maximum is {max}; create it with a larger `bytes_max`"
+    )]
     Bytes {
         /// Bytes asked for.
         wanted: u64,
@@ -190,7 +198,9 @@ pub enum BusFull {
         max: u32,
     },
     /// The cursor table is full.
-    #[error("all {max} cursors are in use; drop a subscription or create the bus with a larger `cursors_max`")]
+    #[error(
+        "all {max} cursors are in use; drop a subscription or create the bus with a larger `cursors_max`"
+    )]
     Cursors {
         /// Entries it was made for.
         max: u32,
@@ -295,7 +305,9 @@ pub enum PageError {
         waited: Duration,
     },
     /// A living participant kept something locked for the whole time allowed.
-    #[error("{what} is held by {holder} for over {waited:?}; it is alive (stopped?), so it is not repaired")]
+    #[error(
+        "{what} is held by {holder} for over {waited:?}; it is alive (stopped?), so it is not repaired"
+    )]
     Timeout {
         /// What is locked.
         what: String,
@@ -305,10 +317,14 @@ pub enum PageError {
         waited: Duration,
     },
     /// An observer could not get a quiet moment. Participants never see this.
-    #[error("page {0} changed during every one of the reads tried; try again, or read as a participant")]
+    #[error(
+        "page {0} changed during every one of the reads tried; try again, or read as a participant"
+    )]
     Contended(PageId),
     /// Nothing moves behind this LSN, and an observer cannot repair it.
-    #[error("the ring stands still at LSN {lsn}: its writer is dead or stopped; any participant's next commit repairs it")]
+    #[error(
+        "the ring stands still at LSN {lsn}: its writer is dead or stopped; any participant's next commit repairs it"
+    )]
     Stalled {
         /// The LSN that is not finished.
         lsn: u64,
@@ -361,6 +377,9 @@ pub enum PageError {
 
 impl PageError {
     pub(crate) fn io(what: &'static str, e: io::Error) -> PageError {
-        PageError::Io { what, message: e.to_string() }
+        PageError::Io {
+            what,
+            message: e.to_string(),
+        }
     }
 }

@@ -13,20 +13,20 @@
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 #[cfg(not(loom))]
-pub mod sys;
-#[cfg(not(loom))]
 pub mod copy;
 #[cfg(not(loom))]
 pub mod diff;
 #[cfg(not(loom))]
 pub mod schema;
+#[cfg(not(loom))]
+pub mod sys;
 
-mod sync;
-pub mod layout;
 #[cfg(not(loom))]
 pub mod error;
+pub mod layout;
 mod page;
 mod ring;
+mod sync;
 pub mod testing;
 
 #[cfg(not(loom))]

@@ -10,8 +10,8 @@
 use crate::PageId;
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::{
-    BlockRef, BlockState, COLD_HEADER, ColdHeader, DirectoryEntry, GENERATION_MAX, NameEntry, VERSIONS_MAX,
-    block_payload,
+    BlockRef, BlockState, COLD_HEADER, ColdHeader, DirectoryEntry, GENERATION_MAX, NameEntry,
+    VERSIONS_MAX, block_payload,
 };
 use crate::layout::ring::{Kind, RecordFlags};
 use crate::layout::{NAME_BYTES_MAX, PAGE_BYTES_MAX, SOURCE_BYTES_MAX};
@@ -103,9 +103,18 @@ impl Cold {
 
     fn check(&self) -> Result<(), PageError> {
         check_page_name(&self.name)?;
-        let bytes = self.schema.len() + self.meta.iter().map(|(k, v)| k.len() + v.len() + 8).sum::<usize>();
+        let bytes = self.schema.len()
+            + self
+                .meta
+                .iter()
+                .map(|(k, v)| k.len() + v.len() + 8)
+                .sum::<usize>();
         if bytes > COLD_BYTES_MAX {
-            return Err(PageError::TooLong { what: "schema and metadata", bytes, max: COLD_BYTES_MAX });
+            return Err(PageError::TooLong {
+                what: "schema and metadata",
+                bytes,
+                max: COLD_BYTES_MAX,
+            });
         }
         Ok(())
     }
@@ -119,7 +128,8 @@ impl Cold {
             meta.extend(key.as_bytes());
             meta.extend(value.as_bytes());
         }
-        let mut out = Vec::with_capacity(COLD_HEADER + self.name.len() + self.schema.len() + meta.len());
+        let mut out =
+            Vec::with_capacity(COLD_HEADER + self.name.len() + self.schema.len() + meta.len());
         out.extend(id.index.to_le_bytes());
         out.extend(id.generation.to_le_bytes());
         out.extend(self.schema_hash.to_le_bytes());
@@ -135,9 +145,16 @@ impl Cold {
     /// The reverse, from bytes that may be anything.
     fn decode(bytes: &[u8]) -> Option<(PageId, Cold)> {
         let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let id = PageId { index: u32_at(0)?, generation: u32_at(4)? };
+        let id = PageId {
+            index: u32_at(0)?,
+            generation: u32_at(4)?,
+        };
         let schema_hash = u64::from_le_bytes(bytes.get(8..16)?.try_into().ok()?);
-        let (name_len, schema_len, meta_len) = (u32_at(16)? as usize, u32_at(20)? as usize, u32_at(24)? as usize);
+        let (name_len, schema_len, meta_len) = (
+            u32_at(16)? as usize,
+            u32_at(20)? as usize,
+            u32_at(24)? as usize,
+        );
         let mut rest = bytes.get(COLD_HEADER..)?;
         let mut take = |n: usize| {
             let (head, tail) = rest.split_at_checked(n)?;
@@ -154,16 +171,32 @@ impl Cold {
             let value_len = u32::from_le_bytes(head[4..].try_into().ok()?) as usize;
             let (key, tail) = tail.split_at_checked(key_len)?;
             let (value, tail) = tail.split_at_checked(value_len)?;
-            meta.push((String::from_utf8(key.to_vec()).ok()?, String::from_utf8(value.to_vec()).ok()?));
+            meta.push((
+                String::from_utf8(key.to_vec()).ok()?,
+                String::from_utf8(value.to_vec()).ok()?,
+            ));
             encoded = tail;
         }
-        Some((id, Cold { name, schema_hash, schema, meta }))
+        Some((
+            id,
+            Cold {
+                name,
+                schema_hash,
+                schema,
+                meta,
+            },
+        ))
     }
 }
 
 /// Checks a page name: at most 255 bytes of UTF-8 without control characters; empty means no name.
 pub fn check_page_name(name: &str) -> Result<(), PageError> {
-    let bad = |why| Err(PageError::BadName { name: name.to_owned(), why });
+    let bad = |why| {
+        Err(PageError::BadName {
+            name: name.to_owned(),
+            why,
+        })
+    };
     if name.len() > NAME_BYTES_MAX {
         return bad("it is longer than 255 bytes");
     }
@@ -233,14 +266,25 @@ fn remove(table: &[AtomicU64], hash: u64, entry: NameEntry) {
 }
 
 /// Links a prepared cold block to its page. True if it was not linked.
-pub(crate) fn attach_cold(core: &Core, index: u32, generation: u32, at: BlockRef) -> Result<bool, Corrupt> {
-    let bad = Corrupt { what: "cold record", offset: at.offset() };
+pub(crate) fn attach_cold(
+    core: &Core,
+    index: u32,
+    generation: u32,
+    at: BlockRef,
+) -> Result<bool, Corrupt> {
+    let bad = Corrupt {
+        what: "cold record",
+        offset: at.offset(),
+    };
     let (id, cold) = core.pages.read_cold(at)?.ok_or(bad)?;
     if id != (PageId { index, generation }) {
         return Err(bad);
     }
     let block = core.pages.block(at, 0)?;
-    block.header.state.store(BlockState::Cold(index).word(), Ordering::Release);
+    block
+        .header
+        .state
+        .store(BlockState::Cold(index).word(), Ordering::Release);
     step("names.cold");
     let table = core.pages.names();
     let by_id = hash_id(id);
@@ -255,13 +299,22 @@ pub(crate) fn attach_cold(core: &Core, index: u32, generation: u32, at: BlockRef
 }
 
 /// Unlinks a cold block and frees it. Does nothing the second time.
-pub(crate) fn detach_cold(core: &Core, index: u32, generation: u32, at: BlockRef) -> Result<(), Corrupt> {
+pub(crate) fn detach_cold(
+    core: &Core,
+    index: u32,
+    generation: u32,
+    at: BlockRef,
+) -> Result<(), Corrupt> {
     let block = core.pages.block(at, 0)?;
     // Acquire: freed by somebody who did all of this.
-    if BlockState::from_word(block.header.state.load(Ordering::Acquire)) != BlockState::Cold(index) {
+    if BlockState::from_word(block.header.state.load(Ordering::Acquire)) != BlockState::Cold(index)
+    {
         return Ok(());
     }
-    let bad = Corrupt { what: "cold record", offset: at.offset() };
+    let bad = Corrupt {
+        what: "cold record",
+        offset: at.offset(),
+    };
     let (id, cold) = core.pages.read_cold(at)?.ok_or(bad)?;
     if id != (PageId { index, generation }) {
         return Ok(());
@@ -325,7 +378,11 @@ impl Pages {
                     continue;
                 }
                 let Some((id, cold)) = cold else {
-                    return Err(Corrupt { what: "cold record", offset: now.cold().offset() }.into());
+                    return Err(Corrupt {
+                        what: "cold record",
+                        offset: now.cold().offset(),
+                    }
+                    .into());
                 };
                 if let Some(found) = accept(id, cold, now.cold()) {
                     return Ok(Some(found));
@@ -349,12 +406,19 @@ impl Pages {
 
     fn find_cold(&self, id: PageId) -> Result<Option<(Cold, BlockRef)>, PageError> {
         let hash = hash_id(id);
-        self.look_up(hash, NameEntry::by_id(hash, BlockRef::NONE), |found, cold, at| (found == id).then_some((cold, at)))
+        self.look_up(
+            hash,
+            NameEntry::by_id(hash, BlockRef::NONE),
+            |found, cold, at| (found == id).then_some((cold, at)),
+        )
     }
 
     /// Name, schema and metadata of a page.
     pub fn cold(&self, id: PageId) -> Result<Cold, PageError> {
-        Ok(self.find_cold(id)?.map(|(cold, _)| cold).unwrap_or_default())
+        Ok(self
+            .find_cold(id)?
+            .map(|(cold, _)| cold)
+            .unwrap_or_default())
     }
 
     /// All named pages whose name starts with `prefix`, sorted by name.
@@ -407,7 +471,10 @@ impl Pages {
             .enumerate()
             .filter_map(|(index, e)| {
                 let e = DirectoryEntry(e.load(Ordering::Acquire));
-                (!e.block().is_none()).then_some(PageId { index: index as u32, generation: e.generation() })
+                (!e.block().is_none()).then_some(PageId {
+                    index: index as u32,
+                    generation: e.generation(),
+                })
             })
             .collect()
     }
@@ -440,7 +507,14 @@ pub(crate) fn source_id(by: &Participant, name: &str) -> Result<u16, PageError> 
         end -= 1;
     }
     let name = if end == 0 { "unnamed" } else { &name[..end] };
-    let find = || by.core.pages.list_sources().into_iter().find(|s| s.name == name).map(|s| s.id);
+    let find = || {
+        by.core
+            .pages
+            .list_sources()
+            .into_iter()
+            .find(|s| s.name == name)
+            .map(|s| s.id)
+    };
     if let Some(id) = find() {
         return Ok(id);
     }
@@ -452,11 +526,20 @@ pub(crate) fn source_id(by: &Participant, name: &str) -> Result<u16, PageError> 
                 return Ok(Some((id, None)));
             }
             let sources = by.core.pages.sources();
-            let Some(id) = sources.iter().position(|s| s.len.load(Ordering::Acquire) == 0) else {
-                return Err(BusFull::Sources { max: sources.len() as u32 }.into());
+            let Some(id) = sources
+                .iter()
+                .position(|s| s.len.load(Ordering::Acquire) == 0)
+            else {
+                return Err(BusFull::Sources {
+                    max: sources.len() as u32,
+                }
+                .into());
             };
             let body = [&(id as u32).to_le_bytes()[..], &[0; 4], name.as_bytes()].concat();
-            let none = PageId { index: 0, generation: 0 };
+            let none = PageId {
+                index: 0,
+                generation: 0,
+            };
             let lsn = by.commit_record(none, Kind::Source, 0, &body, |_| {
                 let s = &sources[id];
                 write_name(&s.name, name);
@@ -495,7 +578,10 @@ impl Participant {
         }
         let versions = new.versions.max(1);
         if versions > VERSIONS_MAX || versions == 2 || versions == 3 {
-            return Err(PageError::TooManyHeld { what: "version slots (1, or 4 to 64)", max: VERSIONS_MAX as usize });
+            return Err(PageError::TooManyHeld {
+                what: "version slots (1, or 4 to 64)",
+                max: VERSIONS_MAX as usize,
+            });
         }
         new.cold.check()?;
         let payload = block_payload(new.size as u32, versions);
@@ -523,7 +609,12 @@ impl Participant {
         }
     }
 
-    fn create_locked(&self, new: &NewPage, versions: u32, payload: u64) -> Result<Result<PageId, u64>, PageError> {
+    fn create_locked(
+        &self,
+        new: &NewPage,
+        versions: u32,
+        payload: u64,
+    ) -> Result<Result<PageId, u64>, PageError> {
         let pages = &self.core.pages;
         if !new.cold.name.is_empty() && pages.find(&new.cold.name).is_ok() {
             return Err(PageError::NameTaken(new.cold.name.clone()));
@@ -544,13 +635,27 @@ impl Participant {
             let word = self.core.ctl.owner(index);
             if owner::try_acquire(word, self.me).is_err() {
                 // In somebody's hands right now: a hint gone stale. Look at it again at the next sweep.
-                self.core.ctl.header().sweep_indices.store(1, Ordering::Release);
+                self.core
+                    .ctl
+                    .header()
+                    .sweep_indices
+                    .store(1, Ordering::Release);
                 continue;
             }
-            let entry = self.core.pages.load_entry(index).unwrap_or(DirectoryEntry(0));
+            let entry = self
+                .core
+                .pages
+                .load_entry(index)
+                .unwrap_or(DirectoryEntry(0));
             if entry.block().is_none() && entry.generation() < GENERATION_MAX {
                 step("create.index");
-                return Ok((PageId { index, generation: entry.generation() + 1 }, word));
+                return Ok((
+                    PageId {
+                        index,
+                        generation: entry.generation() + 1,
+                    },
+                    word,
+                ));
             }
             self.unlock_word(word, index);
         }
@@ -564,7 +669,11 @@ impl Participant {
         payload: u64,
     ) -> Result<Result<PageId, u64>, PageError> {
         let held = self.allocate(payload, None)?;
-        let cold = if new.cold.is_empty() { None } else { Some(self.prepare_cold(id, &new.cold)) };
+        let cold = if new.cold.is_empty() {
+            None
+        } else {
+            Some(self.prepare_cold(id, &new.cold))
+        };
         let cold = match cold.transpose() {
             Ok(cold) => cold,
             Err(e) => {
@@ -574,7 +683,12 @@ impl Participant {
         };
         let mut body = [0u8; 24].to_vec();
         body[..8].copy_from_slice(&held.block.at.bits().to_le_bytes());
-        body[8..16].copy_from_slice(&cold.as_ref().map_or(0, |(h, _)| h.block.at.bits()).to_le_bytes());
+        body[8..16].copy_from_slice(
+            &cold
+                .as_ref()
+                .map_or(0, |(h, _)| h.block.at.bits())
+                .to_le_bytes(),
+        );
         body[16..20].copy_from_slice(&(new.size as u32).to_le_bytes());
         body[20..24].copy_from_slice(&(held.class | versions << 8).to_le_bytes());
         if let Some((_, bytes)) = &cold {
@@ -588,8 +702,15 @@ impl Participant {
             }
         });
         let done = matches!(lsn, Ok(Some(_)));
-        for held in [Some(&held), cold.as_ref().map(|(h, _)| h)].into_iter().flatten() {
-            if done { self.published(held) } else { self.give_back(held)? }
+        for held in [Some(&held), cold.as_ref().map(|(h, _)| h)]
+            .into_iter()
+            .flatten()
+        {
+            if done {
+                self.published(held)
+            } else {
+                self.give_back(held)?
+            }
         }
         Ok(match lsn? {
             Some(_) => Ok(id),
@@ -597,16 +718,26 @@ impl Participant {
         })
     }
 
-    fn prepare_cold(&self, id: PageId, cold: &Cold) -> Result<(crate::arena::Held<'_>, Vec<u8>), PageError> {
+    fn prepare_cold(
+        &self,
+        id: PageId,
+        cold: &Cold,
+    ) -> Result<(crate::arena::Held<'_>, Vec<u8>), PageError> {
         let table = self.core.pages.names();
         if !has_room(table, hash_id(id)) {
-            return Err(BusFull::Names { max: table.len() as u32 / 4 }.into());
+            return Err(BusFull::Names {
+                max: table.len() as u32 / 4,
+            }
+            .into());
         }
         let bytes = cold.encode(id);
         let held = self.allocate(bytes.len() as u64, None)?;
         // SAFETY: the block was allocated for these many bytes and is in our hand.
         unsafe { crate::copy::store(held.block.payload, bytes.as_ptr(), bytes.len()) };
-        held.block.header.size.store(bytes.len() as u32, Ordering::Relaxed);
+        held.block
+            .header
+            .size
+            .store(bytes.len() as u32, Ordering::Relaxed);
         step("names.prepared");
         Ok((held, bytes))
     }
@@ -659,7 +790,9 @@ impl Participant {
         let mut body = [0u8; 16];
         body[..8].copy_from_slice(&page.entry().block().bits().to_le_bytes());
         body[8..].copy_from_slice(&cold.as_ref().map_or(0, |(_, at)| at.bits()).to_le_bytes());
-        let done = self.commit_record(id, Kind::Destroy, RecordFlags::BLOCK, &body, |_| {})?.is_some();
+        let done = self
+            .commit_record(id, Kind::Destroy, RecordFlags::BLOCK, &body, |_| {})?
+            .is_some();
         if !done {
             return Ok(Destroyed::Full);
         }
@@ -672,7 +805,11 @@ impl Participant {
     }
 
     /// Gives a page another name, schema or metadata: `change` gets what is there and returns what shall be.
-    pub fn describe_page(&self, id: PageId, change: impl Fn(Cold) -> Cold) -> Result<(), PageError> {
+    pub fn describe_page(
+        &self,
+        id: PageId,
+        change: impl Fn(Cold) -> Cold,
+    ) -> Result<(), PageError> {
         self.check_fork()?;
         let names = &self.core.ctl.header().names_lock;
         loop {
@@ -696,7 +833,11 @@ impl Participant {
     }
 
     /// `None`: nothing to change; `Some(0)`: done; `Some(n)`: the ring has no room for n slots.
-    fn describe_locked(&self, id: PageId, change: impl Fn(Cold) -> Cold) -> Result<Option<u64>, PageError> {
+    fn describe_locked(
+        &self,
+        id: PageId,
+        change: impl Fn(Cold) -> Cold,
+    ) -> Result<Option<u64>, PageError> {
         self.core.pages.resolve(id)?;
         let old = self.core.pages.find_cold(id)?;
         let before = old.as_ref().map(|(c, _)| c.clone()).unwrap_or_default();
@@ -705,21 +846,41 @@ impl Participant {
             return Ok(None);
         }
         after.check()?;
-        if !after.name.is_empty() && after.name != before.name && self.core.pages.find(&after.name).is_ok() {
+        if !after.name.is_empty()
+            && after.name != before.name
+            && self.core.pages.find(&after.name).is_ok()
+        {
             return Err(PageError::NameTaken(after.name));
         }
-        let cold = if after.is_empty() { None } else { Some(self.prepare_cold(id, &after)?) };
+        let cold = if after.is_empty() {
+            None
+        } else {
+            Some(self.prepare_cold(id, &after)?)
+        };
         let mut body = [0u8; 16].to_vec();
-        body[..8].copy_from_slice(&cold.as_ref().map_or(0, |(h, _)| h.block.at.bits()).to_le_bytes());
+        body[..8].copy_from_slice(
+            &cold
+                .as_ref()
+                .map_or(0, |(h, _)| h.block.at.bits())
+                .to_le_bytes(),
+        );
         body[8..16].copy_from_slice(&old.as_ref().map_or(0, |(_, at)| at.bits()).to_le_bytes());
         if let Some((_, bytes)) = &cold {
             body.extend_from_slice(bytes);
         }
         let lsn = self.commit_record(id, Kind::Describe, RecordFlags::BLOCK, &body, |_| {});
         if let Some((held, _)) = &cold {
-            if matches!(lsn, Ok(Some(_))) { self.published(held) } else { self.give_back(held)? }
+            if matches!(lsn, Ok(Some(_))) {
+                self.published(held)
+            } else {
+                self.give_back(held)?
+            }
         }
-        Ok(Some(if lsn?.is_some() { 0 } else { crate::layout::ring::slots_for(body.len()) }))
+        Ok(Some(if lsn?.is_some() {
+            0
+        } else {
+            crate::layout::ring::slots_for(body.len())
+        }))
     }
 
     /// Looks a page up by name.

@@ -59,7 +59,12 @@ impl Pages {
     /// # Errors
     /// [`PageError::Contended`] if the page changed during every attempt.
     #[inline]
-    pub fn observe(&self, page: &PageRef, offset: usize, dst: &mut [u8]) -> Result<PageVersion, PageError> {
+    pub fn observe(
+        &self,
+        page: &PageRef,
+        offset: usize,
+        dst: &mut [u8],
+    ) -> Result<PageVersion, PageError> {
         page.check_range(offset as u64, dst.len() as u64)?;
         let mut odd: Option<(u64, Instant)> = None;
         for _ in 0..TRIES {
@@ -69,7 +74,9 @@ impl Pages {
                 Outcome::Changed => relax(),
                 Outcome::Odd(seq) => {
                     let header = page.block().header;
-                    if spin_until(Duration::from_micros(50), || header.seq.load(Ordering::Acquire) != seq) {
+                    if spin_until(Duration::from_micros(50), || {
+                        header.seq.load(Ordering::Acquire) != seq
+                    }) {
                         continue;
                     }
                     match odd {
@@ -90,14 +97,22 @@ impl Pages {
     }
 
     /// The state behind the committed delta whose writer stands still inside the page.
-    fn overlay(&self, page: &PageRef, seq: u64, offset: usize, dst: &mut [u8]) -> Result<Option<PageVersion>, PageError> {
+    fn overlay(
+        &self,
+        page: &PageRef,
+        seq: u64,
+        offset: usize,
+        dst: &mut [u8],
+    ) -> Result<Option<PageVersion>, PageError> {
         let block = page.block();
         let mut whole = vec![0u8; page.size()];
         // SAFETY: the whole page lies in its checked block; the buffer has its size.
         unsafe { self.copy_out(whole.as_mut_ptr(), block.payload, whole.len())? };
         let held = block.header.lsn.load(Ordering::Acquire);
         let ring = self.ring();
-        let Some(begin) = self.boundary_near(held) else { return Ok(None) };
+        let Some(begin) = self.boundary_near(held) else {
+            return Ok(None);
+        };
         let mut start = begin;
         let mut last = None;
         let mut count = 0u64;
@@ -109,19 +124,29 @@ impl Pages {
                     let mut lsn = start;
                     while lsn < end {
                         let head = record::read_head(&ring, lsn);
-                        let Ok(slots) = record::checked_slots(&head, lsn, end - lsn) else { return Ok(None) };
-                        let here = head.index == page.id().index && head.generation == page.id().generation;
+                        let Ok(slots) = record::checked_slots(&head, lsn, end - lsn) else {
+                            return Ok(None);
+                        };
+                        let here = head.index == page.id().index
+                            && head.generation == page.id().generation;
                         if here && lsn > held && head.flags & RecordFlags::BLOCK == 0 {
                             buffer.clear();
                             record::read_body(&ring, lsn, &head, &mut buffer);
-                            let (Some(kind), Some(parts)) = (Kind::from_byte(head.kind), record::parts(&head, &buffer))
+                            let (Some(kind), Some(parts)) =
+                                (Kind::from_byte(head.kind), record::parts(&head, &buffer))
                             else {
                                 return Ok(None);
                             };
                             let size = whole.len() as u64;
-                            record::for_each_range(kind, head.offset, parts.payload, size, |at, bytes| {
-                                whole[at..at + bytes.len()].copy_from_slice(bytes);
-                            });
+                            record::for_each_range(
+                                kind,
+                                head.offset,
+                                parts.payload,
+                                size,
+                                |at, bytes| {
+                                    whole[at..at + bytes.len()].copy_from_slice(bytes);
+                                },
+                            );
                             last = Some(lsn);
                             count += 1;
                         }
@@ -136,13 +161,17 @@ impl Pages {
         // The page must not have moved, and nothing that was read may have been overwritten.
         fence(Ordering::Acquire);
         let same_entry = self.load_entry(page.id().index) == Some(page.entry());
-        if block.header.seq.load(Ordering::Relaxed) != seq || !same_entry || !ring.is_intact(begin) {
+        if block.header.seq.load(Ordering::Relaxed) != seq || !same_entry || !ring.is_intact(begin)
+        {
             return Ok(None);
         }
         // The writer died between the page's lsn and the even store: the bytes are whole as they are.
         let lsn = last.unwrap_or(held);
         dst.copy_from_slice(&whole[offset..offset + dst.len()]);
-        Ok(Some(PageVersion { epoch: (seq >> 1) + count.max(1), lsn }))
+        Ok(Some(PageVersion {
+            epoch: (seq >> 1) + count.max(1),
+            lsn,
+        }))
     }
 
     /// A record boundary from which a walk meets every record behind `lsn` that the ring still has: the start of the
@@ -152,10 +181,17 @@ impl Pages {
         let floor = ring.floor.load(Ordering::Acquire);
         // First slots say so in their stamps. Further slots carry stamps of their own kind, or (behind padding left for
         // the dead) of an earlier lap; both are passed over.
-        let is_first = |at: &u64| matches!(ring.look(*at), Seen::Ready(_) | Seen::Padding(_) | Seen::Claimed(_));
+        let is_first = |at: &u64| {
+            matches!(
+                ring.look(*at),
+                Seen::Ready(_) | Seen::Padding(_) | Seen::Claimed(_)
+            )
+        };
         let reach = ring.record_slots_max();
         if lsn >= floor {
-            (lsn.saturating_sub(reach).max(floor)..=lsn).rev().find(is_first)
+            (lsn.saturating_sub(reach).max(floor)..=lsn)
+                .rev()
+                .find(is_first)
         } else {
             (floor..=floor + reach).find(is_first)
         }
@@ -176,7 +212,13 @@ impl Pages {
                 std::thread::yield_now();
             }
         }
-        let id = pages.first().map_or(crate::PageId { index: 0, generation: 0 }, PageRef::id);
+        let id = pages.first().map_or(
+            crate::PageId {
+                index: 0,
+                generation: 0,
+            },
+            PageRef::id,
+        );
         Err(PageError::Contended(id))
     }
 

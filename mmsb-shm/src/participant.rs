@@ -50,7 +50,11 @@ pub struct ParticipantConfig {
 impl Default for ParticipantConfig {
     fn default() -> ParticipantConfig {
         let name = process::comm(process::pid()).unwrap_or_else(|| "unnamed".into());
-        ParticipantConfig { name, timeout: Duration::from_secs(5), on_full: OnFull::Wait }
+        ParticipantConfig {
+            name,
+            timeout: Duration::from_secs(5),
+            on_full: OnFull::Wait,
+        }
     }
 }
 
@@ -119,23 +123,34 @@ pub struct ParticipantInfo {
 impl Core {
     /// Whether life `generation` of slot `index` is over: its lock is free and nobody recovered it yet.
     pub(crate) fn is_dead(&self, index: u32, generation: u64) -> bool {
-        let Some(slot) = self.ctl.participants().get(index as usize) else { return false };
+        let Some(slot) = self.ctl.participants().get(index as usize) else {
+            return false;
+        };
         // An error of the kernel is no proof of death.
-        let locked = lock::is_locked(self.ctl.probe().as_fd(), LOCK_SLOT + u64::from(index)).unwrap_or(true);
+        let locked =
+            lock::is_locked(self.ctl.probe().as_fd(), LOCK_SLOT + u64::from(index)).unwrap_or(true);
         // Acquire: looked at after the lock, so a life that ended and was recovered in between shows its successor.
         !locked && slot.state.load(Ordering::Acquire) == generation << 8 | SLOT_ACTIVE
     }
 
     /// Who holds `word`.
     pub(crate) fn holder(&self, word: u32) -> Holder {
-        let Some(index) = owner::index(word) else { return Holder::Nobody };
-        let Some(slot) = self.ctl.participants().get(index as usize) else { return Holder::Nobody };
+        let Some(index) = owner::index(word) else {
+            return Holder::Nobody;
+        };
+        let Some(slot) = self.ctl.participants().get(index as usize) else {
+            return Holder::Nobody;
+        };
         // Acquire: pairs with the end of a recovery, which raises the generation.
         let state = slot.state.load(Ordering::Acquire);
         if state & 0xff != SLOT_ACTIVE || !owner::is_life(word, state >> 8) {
             return Holder::Nobody;
         }
-        if self.is_dead(index, state >> 8) { Holder::Dead(index) } else { Holder::Alive(index) }
+        if self.is_dead(index, state >> 8) {
+            Holder::Dead(index)
+        } else {
+            Holder::Alive(index)
+        }
     }
 
     /// Name and pid of a participant slot, for messages.
@@ -183,7 +198,10 @@ impl Core {
 
 /// Text from NUL-padded words.
 pub(crate) fn read_name(words: &[AtomicU64]) -> String {
-    let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let bytes: Vec<u8> = words
+        .iter()
+        .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes())
+        .collect();
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
@@ -198,7 +216,10 @@ pub(crate) fn write_name(words: &[AtomicU64], name: &str) -> usize {
     bytes.resize(words.len() * 8, 0);
     for (word, chunk) in words.iter().zip(bytes.chunks_exact(8)) {
         // Relaxed: published by what the caller stores last.
-        word.store(u64::from_le_bytes(chunk.try_into().unwrap_or_default()), Ordering::Relaxed);
+        word.store(
+            u64::from_le_bytes(chunk.try_into().unwrap_or_default()),
+            Ordering::Relaxed,
+        );
     }
     end
 }
@@ -212,7 +233,11 @@ impl Participant {
         fork::install();
         barrier::register();
         let path = core.ctl.path().to_path_buf();
-        let io = |what, source| AttachError::Io { what, path: path.clone(), source };
+        let io = |what, source| AttachError::Io {
+            what,
+            path: path.clone(),
+            source,
+        };
         let fd = space::reopen(core.ctl.probe().as_fd(), true).map_err(|e| io("reopen", e))?;
         recovery::all_dead(&core, &fd).map_err(|e| AttachError::Recovery(e.to_string()))?;
         let slots = core.ctl.participants();
@@ -241,29 +266,47 @@ impl Participant {
             }
             recovery::all_dead(&core, &fd).map_err(|e| AttachError::Recovery(e.to_string()))?;
         }
-        let (index, generation) = taken.ok_or(AttachError::TooManyParticipants { max: slots.len() as u32 })?;
+        let (index, generation) = taken.ok_or(AttachError::TooManyParticipants {
+            max: slots.len() as u32,
+        })?;
         fork::close_in_child(fd.as_raw_fd()).map_err(|e| io("register for fork", e))?;
         step("join.locked");
         let slot = &slots[index as usize];
         let pid = process::pid();
         // Relaxed: the slot is ours, and `state` below publishes.
         slot.pid.store(pid, Ordering::Relaxed);
-        slot.start_time.store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
-        slot.pid_namespace.store(process::pid_namespace(), Ordering::Relaxed);
-        slot.joined_ns.store(clock::realtime_ns(), Ordering::Relaxed);
+        slot.start_time
+            .store(process::start_time(pid).unwrap_or(0), Ordering::Relaxed);
+        slot.pid_namespace
+            .store(process::pid_namespace(), Ordering::Relaxed);
+        slot.joined_ns
+            .store(clock::realtime_ns(), Ordering::Relaxed);
         write_name(&slot.name, &config.name);
-        for word in [&slot.hold, &slot.deltas, &slot.bytes, &slot.waits, &slot.retries] {
+        for word in [
+            &slot.hold,
+            &slot.deltas,
+            &slot.bytes,
+            &slot.waits,
+            &slot.retries,
+        ] {
             word.store(0, Ordering::Relaxed);
         }
         slot.active.store(0, Ordering::Relaxed);
         // AcqRel: scans that see the new count see the slot.
-        core.ctl.header().participants_used.fetch_max(index + 1, Ordering::AcqRel);
+        core.ctl
+            .header()
+            .participants_used
+            .fetch_max(index + 1, Ordering::AcqRel);
         step("join.described");
         // Release: everything above is in place.
-        slot.state.store(generation << 8 | SLOT_ACTIVE, Ordering::Release);
+        slot.state
+            .store(generation << 8 | SLOT_ACTIVE, Ordering::Release);
         step("join.active");
         let ring = core.pages.ring();
-        let guess = Guess { tail: ring.recent_boundary(), limit: ring.limit.load(Ordering::Acquire) };
+        let guess = Guess {
+            tail: ring.recent_boundary(),
+            limit: ring.limit.load(Ordering::Acquire),
+        };
         core.pages.count(Counter::Joins, 1);
         let created_ns = core.pages.header().created_ns.load(Ordering::Relaxed);
         let name = config.name.clone();
@@ -282,13 +325,11 @@ impl Participant {
             leases: RefCell::new(Vec::new()),
             pins: Cell::new(0),
         };
-        let source = participant
-            .source_id(&name)
-            .map_err(|e| match e {
-                PageError::Full(full) => AttachError::Full(full),
-                PageError::Corrupt(c) => AttachError::Corrupt(c),
-                other => AttachError::Recovery(other.to_string()),
-            })?;
+        let source = participant.source_id(&name).map_err(|e| match e {
+            PageError::Full(full) => AttachError::Full(full),
+            PageError::Corrupt(c) => AttachError::Corrupt(c),
+            other => AttachError::Recovery(other.to_string()),
+        })?;
         participant.source.set(source);
         Ok(participant)
     }
@@ -331,19 +372,31 @@ impl Participant {
     /// Refuses a handle that a fork copied: its slot and lock are the parent's.
     #[inline(always)]
     pub(crate) fn check_fork(&self) -> Result<(), PageError> {
-        if fork::generation() == self.fork_generation { Ok(()) } else { Err(PageError::Forked) }
+        if fork::generation() == self.fork_generation {
+            Ok(())
+        } else {
+            Err(PageError::Forked)
+        }
     }
 
     /// Adds to one of the slot's own counters.
     #[inline(always)]
     pub(crate) fn bump(counter: &AtomicU64, n: u64) {
         // Relaxed: only this participant writes it.
-        counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        counter.store(
+            counter.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
     }
 
     /// Takes an owner word; waits for a living holder, recovers a dead one, asks a leaseholder to let go.
     #[inline(always)]
-    pub(crate) fn lock_word(&self, word: &AtomicU32, stripe: u32, what: Locked) -> Result<(), PageError> {
+    pub(crate) fn lock_word(
+        &self,
+        word: &AtomicU32,
+        stripe: u32,
+        what: Locked,
+    ) -> Result<(), PageError> {
         match owner::try_acquire(word, self.me) {
             Ok(()) => Ok(()),
             Err(_) => self.lock_word_slow(word, stripe, what),
@@ -368,8 +421,9 @@ impl Participant {
             }
             if found == owner::REQUEST {
                 // A reader asks for a gap: let it have one, bounded, then go on.
-                if !spin_until(Duration::from_micros(8), || word.load(Ordering::Relaxed) != owner::REQUEST)
-                    && owner::try_acquire_requested(word, self.me)
+                if !spin_until(Duration::from_micros(8), || {
+                    word.load(Ordering::Relaxed) != owner::REQUEST
+                }) && owner::try_acquire_requested(word, self.me)
                 {
                     return Ok(());
                 }
@@ -377,7 +431,11 @@ impl Participant {
             }
             if owner::holder(found) == self.me {
                 // A word of this very life: a lock this thread takes twice is a bug of this crate.
-                return Err(Corrupt { what: "owner word held twice", offset: found.into() }.into());
+                return Err(Corrupt {
+                    what: "owner word held twice",
+                    offset: found.into(),
+                }
+                .into());
             }
             rounds += 1;
             if rounds < 200 {
@@ -414,12 +472,20 @@ impl Participant {
                         });
                     }
                     // Death wakes nobody, so look again soon at first, seldom later.
-                    let nap = if elapsed < Duration::from_millis(200) { 1 } else { 5 };
+                    let nap = if elapsed < Duration::from_millis(200) {
+                        1
+                    } else {
+                        5
+                    };
                     let h = self.core.ctl.header();
                     let until = Instant::now() + Duration::from_millis(nap);
-                    doorbell::sleep(&h.owner_bell, &h.owner_sleepers, doorbell::bit(stripe), Some(until), || {
-                        word.load(Ordering::Relaxed) != found
-                    });
+                    doorbell::sleep(
+                        &h.owner_bell,
+                        &h.owner_sleepers,
+                        doorbell::bit(stripe),
+                        Some(until),
+                        || word.load(Ordering::Relaxed) != found,
+                    );
                 }
             }
         }
@@ -430,7 +496,9 @@ impl Participant {
         let asked = found | owner::REQUEST;
         // AcqRel: the request is set before the look at `active`.
         if found & owner::REQUEST == 0
-            && word.compare_exchange(found, asked, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            && word
+                .compare_exchange(found, asked, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
         {
             return false;
         }
@@ -438,20 +506,26 @@ impl Participant {
         // look at `active`. One of the two sees the other. The quick membarrier will not do: after a thread exit it may
         // miss a running sibling (docs/decisions/0003); the slow one takes some 10 ms and misses nobody. A busy holder
         // answers the request itself long before that.
-        if spin_until(Duration::from_micros(50), || word.load(Ordering::Relaxed) != asked) {
+        if spin_until(Duration::from_micros(50), || {
+            word.load(Ordering::Relaxed) != asked
+        }) {
             return false;
         }
         if !barrier::membarrier_slow() {
             return false;
         }
-        let Some(slot) = owner::index(found).and_then(|i| self.core.ctl.participants().get(i as usize)) else {
+        let Some(slot) =
+            owner::index(found).and_then(|i| self.core.ctl.participants().get(i as usize))
+        else {
             return false;
         };
         // Acquire: pairs with the Release store at the end of a leased commit; its page is whole for us.
         if slot.active.load(Ordering::Acquire) != 0 {
             return false;
         }
-        let taken = word.compare_exchange(asked, self.me, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let taken = word
+            .compare_exchange(asked, self.me, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
         if taken {
             self.core.pages.count(Counter::LeasesYielded, 1);
         }
@@ -488,13 +562,18 @@ impl Participant {
     #[cold]
     fn ring_bell_slow(&self, mask: u32) {
         self.core.pages.count(Counter::Wakes, 1);
-        doorbell::wake(&self.core.pages.header().doorbell, &self.core.ctl.header().sleepers, mask);
+        doorbell::wake(
+            &self.core.pages.header().doorbell,
+            &self.core.ctl.header().sleepers,
+            mask,
+        );
     }
 
     /// Now, in the unit of a record.
     #[inline(always)]
     pub(crate) fn record_time(&self) -> u32 {
-        (clock::coarse_realtime_ns().saturating_sub(self.created_ns) >> crate::ring::record::TIME_SHIFT) as u32
+        (clock::coarse_realtime_ns().saturating_sub(self.created_ns)
+            >> crate::ring::record::TIME_SHIFT) as u32
     }
 
     /// Repairs whatever dead participants left. Returns how many there were.

@@ -44,7 +44,9 @@ impl Drop for RecoveryLock<'_> {
 pub(crate) fn all_dead(core: &Core, fd: &OwnedFd) -> Result<u32, PageError> {
     let mut count = 0;
     for index in 0..core.ctl.participants_used().len() as u32 {
-        let state = core.ctl.participants()[index as usize].state.load(Ordering::Acquire);
+        let state = core.ctl.participants()[index as usize]
+            .state
+            .load(Ordering::Acquire);
         if state & 0xff == SLOT_ACTIVE && core.is_dead(index, state >> 8) {
             count += u32::from(participant(core, fd, index)?);
         }
@@ -55,7 +57,9 @@ pub(crate) fn all_dead(core: &Core, fd: &OwnedFd) -> Result<u32, PageError> {
 /// Recovers the participant in slot `index` if it is dead. `fd` is the caller's own description of `.ctl`. False: it
 /// was not dead, or somebody else is at it (the caller looks again).
 pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool, PageError> {
-    let Some(slot) = core.ctl.participants().get(index as usize) else { return Ok(false) };
+    let Some(slot) = core.ctl.participants().get(index as usize) else {
+        return Ok(false);
+    };
     let byte = LOCK_RECOVERY + u64::from(index);
     if !lock::try_lock(fd.as_fd(), byte).map_err(|e| PageError::io("lock for recovery", e))? {
         // Somebody else recovers it, or died doing so a moment ago.
@@ -86,7 +90,10 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
         (Counter::RecoveredClaimed, claimed),
         (Counter::RecoveredReady, ready),
         (Counter::RecoveredOdd, odd),
-        (Counter::RecoveredLocked, u64::from(held_words && claimed == 0 && ready == 0 && odd == 0)),
+        (
+            Counter::RecoveredLocked,
+            u64::from(held_words && claimed == 0 && ready == 0 && odd == 0),
+        ),
     ];
     free_hand(core, index, life)?;
     step("recovery.freed");
@@ -123,7 +130,12 @@ fn pad_claims(core: &Core, life: u32) -> Result<u64, Corrupt> {
             Seen::Nothing => break,
             // The floor moved on: nothing of the dead can be there, its claim would have held it.
             Seen::Lapped => at = ring.published.load(Ordering::Acquire).max(at + 1),
-            Seen::Bad => return Err(Corrupt { what: "ring stamp", offset: at }),
+            Seen::Bad => {
+                return Err(Corrupt {
+                    what: "ring stamp",
+                    offset: at,
+                });
+            }
         }
     }
     Ok(padded)
@@ -147,13 +159,20 @@ fn load_group(core: &Core, lsn: u64, slots: u32) -> Result<Vec<Loaded>, Corrupt>
         let n = record::checked_slots(&head, at, end - at)?;
         let mut body = Vec::new();
         record::read_body(&ring, at, &head, &mut body);
-        group.push(Loaded { lsn: at, head, body });
+        group.push(Loaded {
+            lsn: at,
+            head,
+            body,
+        });
         at += n;
         if at < end {
             // Relaxed: behind the Acquire load of the group's stamp.
             let stamp = Stamp(ring.slot(at).stamp.load(Ordering::Relaxed));
             if stamp.state() != SlotState::Inner || stamp.lap() != ring.lap(at) {
-                return Err(Corrupt { what: "stamp inside a group", offset: at });
+                return Err(Corrupt {
+                    what: "stamp inside a group",
+                    offset: at,
+                });
             }
         }
     }
@@ -167,17 +186,27 @@ fn redo(core: &Core, life: u32, hold: u64) -> Result<(u64, u64), Corrupt> {
     if hold < ring.floor.load(Ordering::Acquire) || hold >= ring.limit.load(Ordering::Acquire) {
         return Ok((0, 0));
     }
-    let Seen::Ready(stamp) = ring.look(hold) else { return Ok((0, 0)) };
+    let Seen::Ready(stamp) = ring.look(hold) else {
+        return Ok((0, 0));
+    };
     if !stamp.is_by(life) {
         return Ok((0, 0));
     }
     let group = load_group(core, hold, stamp.slots())?;
     let mut records = Vec::with_capacity(group.len());
     for r in &group {
-        let bad = Corrupt { what: "record", offset: r.lsn };
+        let bad = Corrupt {
+            what: "record",
+            offset: r.lsn,
+        };
         let kind = Kind::from_byte(r.head.kind).ok_or(bad)?;
         let parts = record::parts(&r.head, &r.body).ok_or(bad)?;
-        records.push(GroupRecord { lsn: r.lsn, head: r.head, kind, parts });
+        records.push(GroupRecord {
+            lsn: r.lsn,
+            head: r.head,
+            kind,
+            parts,
+        });
     }
     let pages_max = core.pages.geometry.pages_max;
     let applied = apply_group(core, &records, |index| {
@@ -202,7 +231,10 @@ fn free_hand(core: &Core, index: u32, life: u32) -> Result<(), Corrupt> {
 }
 
 fn count_words(core: &Core, life: u32) -> bool {
-    core.ctl.owners().iter().any(|w| owner::holder(w.load(Ordering::Relaxed)) == life)
+    core.ctl
+        .owners()
+        .iter()
+        .any(|w| owner::holder(w.load(Ordering::Relaxed)) == life)
 }
 
 /// Step 4.
@@ -244,7 +276,8 @@ pub(crate) fn vacate(core: &Core, index: u32, generation: u64) {
         core.pages.count(counter, n.swap(0, Ordering::AcqRel));
     }
     // Release: everything above is done; the slot may be taken.
-    slot.state.store((generation + 1) << 8 | SLOT_FREE, Ordering::Release);
+    slot.state
+        .store((generation + 1) << 8 | SLOT_FREE, Ordering::Release);
 }
 
 /// Wakes everybody: a dead writer may have been about to.

@@ -105,27 +105,49 @@ impl BusConfig {
     fn check(&self) -> Result<(), AttachError> {
         let bad = |why: String| Err(AttachError::BadConfig(why));
         if self.pages_max == 0 || self.pages_max > 1 << 28 {
-            return bad(format!("pages_max is {}, must be 1 to {}", self.pages_max, 1u32 << 28));
+            return bad(format!(
+                "pages_max is {}, must be 1 to {}",
+                self.pages_max,
+                1u32 << 28
+            ));
         }
         if self.names_max > 1 << 26 {
-            return bad(format!("names_max is {}, at most {}", self.names_max, 1u32 << 26));
+            return bad(format!(
+                "names_max is {}, at most {}",
+                self.names_max,
+                1u32 << 26
+            ));
         }
         if self.participants_max == 0 || self.participants_max > 1022 {
-            return bad(format!("participants_max is {}, must be 1 to 1022", self.participants_max));
+            return bad(format!(
+                "participants_max is {}, must be 1 to 1022",
+                self.participants_max
+            ));
         }
         if self.cursors_max > 65_536 {
-            return bad(format!("cursors_max is {}, at most 65536", self.cursors_max));
+            return bad(format!(
+                "cursors_max is {}, at most 65536",
+                self.cursors_max
+            ));
         }
         if self.sources_max == 0 || self.sources_max > 65_535 {
-            return bad(format!("sources_max is {}, must be 1 to 65535", self.sources_max));
+            return bad(format!(
+                "sources_max is {}, must be 1 to 65535",
+                self.sources_max
+            ));
         }
         let ring_max = u64::from(RING_SLOTS_MAX) * SLOT_BYTES;
         if self.ring_bytes < u64::from(RING_SLOTS_MIN) * SLOT_BYTES || self.ring_bytes > ring_max {
-            return bad(format!("ring_bytes is {}, must be 4096 to {ring_max}", self.ring_bytes));
+            return bad(format!(
+                "ring_bytes is {}, must be 4096 to {ring_max}",
+                self.ring_bytes
+            ));
         }
         for (what, mode) in [("mode", self.mode), ("ctl_mode", self.ctl_mode)] {
             if mode & !0o777 != 0 || mode & 0o600 != 0o600 || mode & 0o111 != 0 {
-                return bad(format!("{what} is {mode:o}: the owner needs read and write, nobody needs execute"));
+                return bad(format!(
+                    "{what} is {mode:o}: the owner needs read and write, nobody needs execute"
+                ));
             }
         }
         if self.mode & 0o002 != 0 || self.ctl_mode & 0o006 != 0 {
@@ -156,7 +178,8 @@ impl BusConfig {
         let directory_at = size_of::<PagesHeader>() as u64;
         let names_at = line(directory_at + u64::from(self.pages_max) * 8);
         let sources_at = line(names_at + u64::from(names_slots) * 8);
-        let slabs_at = line(sources_at + u64::from(self.sources_max) * size_of::<SourceEntry>() as u64);
+        let slabs_at =
+            line(sources_at + u64::from(self.sources_max) * size_of::<SourceEntry>() as u64);
         let ring_at = (slabs_at + u64::from(slabs_max) * 8).next_multiple_of(4096);
         let arena_at = (ring_at + u64::from(ring_slots) * SLOT_BYTES).next_multiple_of(SLAB_BYTES);
         Geometry {
@@ -203,7 +226,9 @@ impl Geometry {
         if g.arena_at > len || g.arena_at > g.len_max {
             return bad("geometry: start of the arena", g.arena_at);
         }
-        if !g.ring_slots.is_power_of_two() || !(RING_SLOTS_MIN..=RING_SLOTS_MAX).contains(&g.ring_slots) {
+        if !g.ring_slots.is_power_of_two()
+            || !(RING_SLOTS_MIN..=RING_SLOTS_MAX).contains(&g.ring_slots)
+        {
             return bad("geometry: ring slots", g.ring_slots.into());
         }
         if !g.names_slots.is_power_of_two() || g.pages_max == 0 || g.sources_max == 0 {
@@ -213,11 +238,31 @@ impl Geometry {
             return bad("geometry: slab table", g.slabs_max.into());
         }
         let tables = [
-            (g.directory_at, u64::from(g.pages_max) * 8, "geometry: page directory"),
-            (g.names_at, u64::from(g.names_slots) * 8, "geometry: name directory"),
-            (g.sources_at, u64::from(g.sources_max) * size_of::<SourceEntry>() as u64, "geometry: sources"),
-            (g.slabs_at, u64::from(g.slabs_max) * 8, "geometry: slab table"),
-            (g.ring_at, u64::from(g.ring_slots) * SLOT_BYTES, "geometry: ring"),
+            (
+                g.directory_at,
+                u64::from(g.pages_max) * 8,
+                "geometry: page directory",
+            ),
+            (
+                g.names_at,
+                u64::from(g.names_slots) * 8,
+                "geometry: name directory",
+            ),
+            (
+                g.sources_at,
+                u64::from(g.sources_max) * size_of::<SourceEntry>() as u64,
+                "geometry: sources",
+            ),
+            (
+                g.slabs_at,
+                u64::from(g.slabs_max) * 8,
+                "geometry: slab table",
+            ),
+            (
+                g.ring_at,
+                u64::from(g.ring_slots) * SLOT_BYTES,
+                "geometry: ring",
+            ),
         ];
         let mut end = size_of::<PagesHeader>() as u64;
         for (at, bytes, what) in tables {
@@ -270,7 +315,12 @@ impl Pages {
     pub(crate) fn table<T>(&self, at: u64, count: u32) -> &[T] {
         // SAFETY: `at` and `count` come from `self.geometry`, which `Geometry::read` checked against the mapped length
         // and for alignment; T is one of the shared structs, made of atomics only.
-        unsafe { core::slice::from_raw_parts(self.map.base().add(at as usize).cast::<T>(), count as usize) }
+        unsafe {
+            core::slice::from_raw_parts(
+                self.map.base().add(at as usize).cast::<T>(),
+                count as usize,
+            )
+        }
     }
 
     #[inline(always)]
@@ -308,14 +358,22 @@ impl Pages {
     pub(crate) fn len_at_least(&self, wanted: u64) -> u64 {
         // Relaxed: private, monotone.
         let known = self.len_known.load(Ordering::Relaxed);
-        if known >= wanted { known } else { self.refresh_len() }
+        if known >= wanted {
+            known
+        } else {
+            self.refresh_len()
+        }
     }
 
     /// Looks at the header's length again, clamped to what the object really has.
     #[cold]
     pub(crate) fn refresh_len(&self) -> u64 {
         // Acquire: pairs with the Release store after `fallocate` in `grow`.
-        let claimed = self.header().len.load(Ordering::Acquire).min(self.geometry.len_max);
+        let claimed = self
+            .header()
+            .len
+            .load(Ordering::Acquire)
+            .min(self.geometry.len_max);
         let real = space::stat(self.fd.as_fd()).map(|s| s.len).unwrap_or(0);
         let len = claimed.min(real);
         // Relaxed: private, monotone.
@@ -329,7 +387,10 @@ impl Pages {
         let end = offset + BLOCK_HEADER + payload;
         let len = self.len_at_least(end);
         if offset < self.geometry.arena_at || end > len {
-            return Err(Corrupt { what: "block position", offset });
+            return Err(Corrupt {
+                what: "block position",
+                offset,
+            });
         }
         // SAFETY: offset and end were checked against the backed length just above; offset is a multiple of 32.
         unsafe {
@@ -352,14 +413,21 @@ impl Pages {
     #[inline]
     pub(crate) fn load_entry(&self, index: u32) -> Option<DirectoryEntry> {
         // Acquire: pairs with the Release store of the entry after its block was prepared.
-        self.entry(index).map(|e| DirectoryEntry(e.load(Ordering::Acquire)))
+        self.entry(index)
+            .map(|e| DirectoryEntry(e.load(Ordering::Acquire)))
     }
 
     /// Bytes of the mapping from `offset` on, for tables inside the arena that the caller has checked.
     pub(crate) fn arena_ptr(&self, offset: u64, bytes: u64) -> Result<*mut u8, Corrupt> {
-        let end = offset.checked_add(bytes).ok_or(Corrupt { what: "arena position", offset })?;
+        let end = offset.checked_add(bytes).ok_or(Corrupt {
+            what: "arena position",
+            offset,
+        })?;
         if offset < self.geometry.arena_at || end > self.len_at_least(end) {
-            return Err(Corrupt { what: "arena position", offset });
+            return Err(Corrupt {
+                what: "arena position",
+                offset,
+            });
         }
         // SAFETY: inside the backed part of the mapping, checked above.
         Ok(unsafe { self.map.base().add(offset as usize) })
@@ -407,9 +475,14 @@ impl Pages {
         }
         let head = size_of::<PagesHeader>() as u64;
         if stat.len < head {
-            return Err(AttachError::Truncated { path, expected: head, found: stat.len });
+            return Err(AttachError::Truncated {
+                path,
+                expected: head,
+                found: stat.len,
+            });
         }
-        let probe = Mapping::new(fd.as_fd(), head as usize, false).map_err(|e| io_error("map", &path, e))?;
+        let probe = Mapping::new(fd.as_fd(), head as usize, false)
+            .map_err(|e| io_error("map", &path, e))?;
         // SAFETY: 4096 bytes are mapped and backed (length checked), all fields are atomics.
         let h = unsafe { &*probe.base().cast::<PagesHeader>() };
         let version = Version {
@@ -423,21 +496,45 @@ impl Pages {
         version.check(bus, &path, PAGES_MAGIC)?;
         let len = h.len.load(Ordering::Acquire);
         if stat.len < len {
-            return Err(AttachError::Truncated { path, expected: len, found: stat.len });
+            return Err(AttachError::Truncated {
+                path,
+                expected: len,
+                found: stat.len,
+            });
         }
         let geometry = Geometry::read(h, stat.len)?;
         if len < geometry.arena_at {
-            return Err(Corrupt { what: "length in the header", offset: len }.into());
+            return Err(Corrupt {
+                what: "length in the header",
+                offset: len,
+            }
+            .into());
         }
         drop(probe);
         Pages::map(fd, path, geometry, write)
     }
 
-    fn map(fd: OwnedFd, path: PathBuf, geometry: Geometry, write: bool) -> Result<Pages, AttachError> {
-        let map = Mapping::new(fd.as_fd(), geometry.len_max as usize, write).map_err(|e| io_error("map", &path, e))?;
-        let header = NonNull::new(map.base().cast::<PagesHeader>())
-            .ok_or(Corrupt { what: "mapping", offset: 0 })?;
-        let pages = Pages { map, fd, path, geometry, header, len_known: AtomicU64::new(0), writable: write };
+    fn map(
+        fd: OwnedFd,
+        path: PathBuf,
+        geometry: Geometry,
+        write: bool,
+    ) -> Result<Pages, AttachError> {
+        let map = Mapping::new(fd.as_fd(), geometry.len_max as usize, write)
+            .map_err(|e| io_error("map", &path, e))?;
+        let header = NonNull::new(map.base().cast::<PagesHeader>()).ok_or(Corrupt {
+            what: "mapping",
+            offset: 0,
+        })?;
+        let pages = Pages {
+            map,
+            fd,
+            path,
+            geometry,
+            header,
+            len_known: AtomicU64::new(0),
+            writable: write,
+        };
         pages.refresh_len();
         Ok(pages)
     }
@@ -445,7 +542,10 @@ impl Pages {
     /// Extends the backed part to `len` bytes. The caller holds the grow lock. Doing it twice is harmless.
     pub(crate) fn grow(&self, from: u64, to: u64) -> Result<(), BusFull> {
         if to > self.geometry.len_max {
-            return Err(BusFull::Bytes { wanted: to - from, max: self.geometry.len_max });
+            return Err(BusFull::Bytes {
+                wanted: to - from,
+                max: self.geometry.len_max,
+            });
         }
         step("grow.allocate");
         allocate(&self.fd, &self.path, from, to - from)?;
@@ -499,12 +599,20 @@ fn ctl_layout(config: &BusConfig) -> CtlLayout {
     let line = |at: u64| at.next_multiple_of(128);
     let owners_max = config.pages_max.next_multiple_of(16);
     let participants_at = size_of::<CtlHeader>() as u64;
-    let cursors_at =
-        line(participants_at + u64::from(config.participants_max) * size_of::<ParticipantSlot>() as u64);
+    let cursors_at = line(
+        participants_at + u64::from(config.participants_max) * size_of::<ParticipantSlot>() as u64,
+    );
     let owners_at = line(cursors_at + u64::from(config.cursors_max) * size_of::<Cursor>() as u64);
     let indices_at = line(owners_at + u64::from(owners_max) * 4);
     let len = (indices_at + u64::from(config.pages_max.div_ceil(64)) * 8).next_multiple_of(4096);
-    CtlLayout { participants_at, cursors_at, owners_at, owners_max, indices_at, len }
+    CtlLayout {
+        participants_at,
+        cursors_at,
+        owners_at,
+        owners_max,
+        indices_at,
+        len,
+    }
 }
 
 impl Ctl {
@@ -516,7 +624,12 @@ impl Ctl {
 
     fn table<T>(&self, (at, count): (u64, u32)) -> &[T] {
         // SAFETY: the pair was checked against the mapped length in `open`; T is made of atomics only.
-        unsafe { core::slice::from_raw_parts(self.map.base().add(at as usize).cast::<T>(), count as usize) }
+        unsafe {
+            core::slice::from_raw_parts(
+                self.map.base().add(at as usize).cast::<T>(),
+                count as usize,
+            )
+        }
     }
 
     #[inline(always)]
@@ -581,10 +694,18 @@ impl Ctl {
         check_owner(&path, &stat)?;
         let head = size_of::<CtlHeader>() as u64;
         if stat.len < head {
-            return Err(AttachError::Truncated { path, expected: head, found: stat.len });
+            return Err(AttachError::Truncated {
+                path,
+                expected: head,
+                found: stat.len,
+            });
         }
-        let map = Mapping::new(fd.as_fd(), stat.len as usize, true).map_err(|e| io_error("map", &path, e))?;
-        let header = NonNull::new(map.base().cast::<CtlHeader>()).ok_or(Corrupt { what: "mapping", offset: 0 })?;
+        let map = Mapping::new(fd.as_fd(), stat.len as usize, true)
+            .map_err(|e| io_error("map", &path, e))?;
+        let header = NonNull::new(map.base().cast::<CtlHeader>()).ok_or(Corrupt {
+            what: "mapping",
+            offset: 0,
+        })?;
         // SAFETY: at least 4096 bytes are mapped and backed; all fields are atomics.
         let h = unsafe { header.as_ref() };
         let version = Version {
@@ -598,28 +719,56 @@ impl Ctl {
         version.check(bus, &path, CTL_MAGIC)?;
         let len = h.len.load(Ordering::Relaxed);
         if stat.len < len {
-            return Err(AttachError::Truncated { path, expected: len, found: stat.len });
+            return Err(AttachError::Truncated {
+                path,
+                expected: len,
+                found: stat.len,
+            });
         }
         // Relaxed: written before `state`, which was read with Acquire.
         let r = |a: &AtomicU32| a.load(Ordering::Relaxed);
         let at = |a: &AtomicU64| a.load(Ordering::Relaxed);
         let owners_max = r(&h.owners_max);
         let tables = [
-            (at(&h.participants_at), r(&h.participants_max), size_of::<ParticipantSlot>(), "participant slots"),
-            (at(&h.cursors_at), r(&h.cursors_max), size_of::<Cursor>(), "cursors"),
+            (
+                at(&h.participants_at),
+                r(&h.participants_max),
+                size_of::<ParticipantSlot>(),
+                "participant slots",
+            ),
+            (
+                at(&h.cursors_at),
+                r(&h.cursors_max),
+                size_of::<Cursor>(),
+                "cursors",
+            ),
             (at(&h.owners_at), owners_max, 4, "owner words"),
-            (at(&h.indices_at), owners_max.div_ceil(64), 8, "free page numbers"),
+            (
+                at(&h.indices_at),
+                owners_max.div_ceil(64),
+                8,
+                "free page numbers",
+            ),
         ];
         let mut end = head;
         for (offset, count, bytes, what) in tables {
             let size = u64::from(count) * bytes as u64;
-            if offset % 64 != 0 || offset < end || offset.checked_add(size).is_none_or(|e| e > stat.len.min(len)) {
+            if offset % 64 != 0
+                || offset < end
+                || offset
+                    .checked_add(size)
+                    .is_none_or(|e| e > stat.len.min(len))
+            {
                 return Err(Corrupt { what, offset }.into());
             }
             end = offset + size;
         }
         if owners_max == 0 || owners_max % 16 != 0 || tables[0].1 == 0 || tables[0].1 > 1022 {
-            return Err(Corrupt { what: "sizes in the control header", offset: owners_max.into() }.into());
+            return Err(Corrupt {
+                what: "sizes in the control header",
+                offset: owners_max.into(),
+            }
+            .into());
         }
         Ok(Ctl {
             map,
@@ -664,7 +813,10 @@ impl Core {
         lock::try_lock(ctl_fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &ctl_path, e))?;
         let pages_fd = make_pages(dir, bus, &pages_path, config, id)?;
         step("create.pages_made");
-        let exists = || AttachError::Exists { name: bus.to_owned(), dir: dir.path().to_path_buf() };
+        let exists = || AttachError::Exists {
+            name: bus.to_owned(),
+            dir: dir.path().to_path_buf(),
+        };
         let mut linked = false;
         for _ in 0..100 {
             match space::link_named(ctl_fd.as_fd(), &ctl_path) {
@@ -706,13 +858,17 @@ impl Core {
         for attempt in 0.. {
             let ctl = match Ctl::open(dir, bus) {
                 Ok(ctl) => ctl,
-                Err(AttachError::Missing { .. }) if space::stat_path(&dir.object(bus, "pages")).is_ok() => {
+                Err(AttachError::Missing { .. })
+                    if space::stat_path(&dir.object(bus, "pages")).is_ok() =>
+                {
                     // `.pages` without `.ctl`: a removal, or a hand, stopped half-way.
                     if attempt < 20 {
                         std::thread::sleep(std::time::Duration::from_millis(1));
                         continue;
                     }
-                    return Err(AttachError::BusGone { name: bus.to_owned() });
+                    return Err(AttachError::BusGone {
+                        name: bus.to_owned(),
+                    });
                 }
                 Err(e) => return Err(e),
             };
@@ -725,9 +881,14 @@ impl Core {
                         continue;
                     }
                     if creating {
-                        return Err(AttachError::Initialising { name: bus.to_owned() });
+                        return Err(AttachError::Initialising {
+                            name: bus.to_owned(),
+                        });
                     }
-                    return Err(AttachError::Missing { name: bus.to_owned(), dir: dir.path().to_path_buf() });
+                    return Err(AttachError::Missing {
+                        name: bus.to_owned(),
+                        dir: dir.path().to_path_buf(),
+                    });
                 }
                 Err(e) => return Err(e),
             };
@@ -739,25 +900,45 @@ impl Core {
                     std::thread::sleep(std::time::Duration::from_millis(1));
                     continue;
                 }
-                return Err(Corrupt { what: "bus ids of .pages and .ctl differ", offset: 40 }.into());
+                return Err(Corrupt {
+                    what: "bus ids of .pages and .ctl differ",
+                    offset: 40,
+                }
+                .into());
             }
             if ctl.owners.1 < pages.geometry.pages_max {
-                return Err(Corrupt { what: "owner words for all pages", offset: ctl.owners.1.into() }.into());
+                return Err(Corrupt {
+                    what: "owner words for all pages",
+                    offset: ctl.owners.1.into(),
+                }
+                .into());
             }
             let ring = pages.geometry.ring_at as usize;
-            let _ = pages.map.populate_write(ring, pages.geometry.ring_slots as usize * SLOT_BYTES as usize);
+            let _ = pages.map.populate_write(
+                ring,
+                pages.geometry.ring_slots as usize * SLOT_BYTES as usize,
+            );
             let _ = ctl.map.populate_write(0, ctl.map.len());
-            return Ok(Core { name: bus.to_owned(), dir: dir.clone(), pages, ctl });
+            return Ok(Core {
+                name: bus.to_owned(),
+                dir: dir.clone(),
+                pages,
+                ctl,
+            });
         }
-        Err(AttachError::BusGone { name: bus.to_owned() })
+        Err(AttachError::BusGone {
+            name: bus.to_owned(),
+        })
     }
 
     /// Whether the name still leads to the objects mapped here.
     pub fn is_named(&self) -> bool {
-        let same = |path: &Path, here: io::Result<space::ObjectStat>| match (space::stat_path(path), here) {
-            (Ok(a), Ok(b)) => a.ino == b.ino && a.dev == b.dev,
-            _ => false,
-        };
+        let same =
+            |path: &Path, here: io::Result<space::ObjectStat>| match (space::stat_path(path), here)
+            {
+                (Ok(a), Ok(b)) => a.ino == b.ino && a.dev == b.dev,
+                _ => false,
+            };
         same(self.pages.path(), self.pages.stat()) && same(self.ctl.path(), self.ctl.stat())
     }
 }
@@ -771,7 +952,9 @@ pub fn unlink(dir: &SegmentDir, bus: &str) -> Result<(), AttachError> {
     let ctl = space::open_object(&ctl_path, true).ok();
     if let Some(fd) = &ctl {
         if !lock::try_lock(fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &ctl_path, e))? {
-            return Err(AttachError::Initialising { name: bus.to_owned() });
+            return Err(AttachError::Initialising {
+                name: bus.to_owned(),
+            });
         }
     }
     let remove = |path: &Path| match space::unlink(path) {
@@ -782,7 +965,10 @@ pub fn unlink(dir: &SegmentDir, bus: &str) -> Result<(), AttachError> {
     // `.pages` first, the reverse of creation: a death in between leaves a lone `.ctl`, which creation removes.
     let mut found = remove(&pages_path)?;
     step("unlink.pages");
-    let same = match (ctl.as_ref().map(|fd| space::stat(fd.as_fd())), space::stat_path(&ctl_path)) {
+    let same = match (
+        ctl.as_ref().map(|fd| space::stat(fd.as_fd())),
+        space::stat_path(&ctl_path),
+    ) {
         (Some(Ok(a)), Ok(b)) => a.ino == b.ino && a.dev == b.dev,
         // Not ours to open: the kernel will say whether we may unlink it.
         (None, Ok(_)) => true,
@@ -791,7 +977,14 @@ pub fn unlink(dir: &SegmentDir, bus: &str) -> Result<(), AttachError> {
     if same {
         found |= remove(&ctl_path)?;
     }
-    if found { Ok(()) } else { Err(AttachError::Missing { name: bus.to_owned(), dir: dir.path().to_path_buf() }) }
+    if found {
+        Ok(())
+    } else {
+        Err(AttachError::Missing {
+            name: bus.to_owned(),
+            dir: dir.path().to_path_buf(),
+        })
+    }
 }
 
 /// Removes a `.ctl` whose creator died before it could link `.pages`. True if the way is free now.
@@ -833,7 +1026,11 @@ struct Version {
 impl Version {
     fn check(&self, bus: &str, path: &Path, magic: u64) -> Result<(), AttachError> {
         if self.magic != magic {
-            return Err(AttachError::WrongMagic { path: path.to_path_buf(), expected: magic, found: self.magic });
+            return Err(AttachError::WrongMagic {
+                path: path.to_path_buf(),
+                expected: magic,
+                found: self.magic,
+            });
         }
         if self.major != LAYOUT_MAJOR || self.hash != LAYOUT_HASH || self.features != 0 {
             return Err(AttachError::WrongVersion {
@@ -848,9 +1045,17 @@ impl Version {
         }
         match self.state {
             STATE_READY => Ok(()),
-            STATE_ABANDONED => Err(AttachError::BusGone { name: bus.to_owned() }),
-            0 => Err(AttachError::Initialising { name: bus.to_owned() }),
-            other => Err(Corrupt { what: "state in the header", offset: other.into() }.into()),
+            STATE_ABANDONED => Err(AttachError::BusGone {
+                name: bus.to_owned(),
+            }),
+            0 => Err(AttachError::Initialising {
+                name: bus.to_owned(),
+            }),
+            other => Err(Corrupt {
+                what: "state in the header",
+                offset: other.into(),
+            }
+            .into()),
         }
     }
 }
@@ -862,13 +1067,20 @@ fn io_error(what: &'static str, path: &Path, source: io::Error) -> AttachError {
             hint: "ask its owner for a group mode (see `mmsb create --mode`), or observe it if it is readable".into(),
         };
     }
-    AttachError::Io { what, path: path.to_path_buf(), source }
+    AttachError::Io {
+        what,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 fn open(dir: &SegmentDir, bus: &str, path: &Path, write: bool) -> Result<OwnedFd, AttachError> {
     space::open_object(path, write).map_err(|e| {
         if e.kind() == io::ErrorKind::NotFound {
-            AttachError::Missing { name: bus.to_owned(), dir: dir.path().to_path_buf() }
+            AttachError::Missing {
+                name: bus.to_owned(),
+                dir: dir.path().to_path_buf(),
+            }
         } else {
             io_error("open", path, e)
         }
@@ -882,12 +1094,20 @@ fn check_owner(path: &Path, stat: &space::ObjectStat) -> Result<(), AttachError>
     if stat.uid == me || stat.uid == 0 || me == 0 || stat.mode & 0o020 != 0 {
         return Ok(());
     }
-    Err(AttachError::ForeignOwner { path: path.to_path_buf(), owner: stat.uid })
+    Err(AttachError::ForeignOwner {
+        path: path.to_path_buf(),
+        owner: stat.uid,
+    })
 }
 
 /// Checks a bus name: 1 to 100 bytes of letters, digits, `-`, `_`, `.`, not starting with a dot.
 pub fn check_bus_name(bus: &str) -> Result<(), AttachError> {
-    let bad = |why| Err(AttachError::BadName { name: bus.to_owned(), why });
+    let bad = |why| {
+        Err(AttachError::BadName {
+            name: bus.to_owned(),
+            why,
+        })
+    };
     if bus.is_empty() {
         return bad("it is empty");
     }
@@ -897,7 +1117,10 @@ pub fn check_bus_name(bus: &str) -> Result<(), AttachError> {
     if bus.starts_with('.') {
         return bad("it starts with a dot");
     }
-    if !bus.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+    if !bus
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    {
         return bad("only letters, digits, '-', '_' and '.' are allowed");
     }
     Ok(())
@@ -959,9 +1182,18 @@ fn make_ctl(
     s64(&h.indices_at, l.indices_at);
     for word in 0..config.pages_max.div_ceil(64) {
         let bits = (config.pages_max - word * 64).min(64);
-        let free = if bits == 64 { u64::MAX } else { (1 << bits) - 1 };
+        let free = if bits == 64 {
+            u64::MAX
+        } else {
+            (1 << bits) - 1
+        };
         // SAFETY: `l.len` covers div_ceil(pages_max, 64) words from `indices_at`, which is 128-byte aligned.
-        let cell = unsafe { &*map.base().add((l.indices_at + u64::from(word) * 8) as usize).cast::<AtomicU64>() };
+        let cell = unsafe {
+            &*map
+                .base()
+                .add((l.indices_at + u64::from(word) * 8) as usize)
+                .cast::<AtomicU64>()
+        };
         s64(cell, free);
     }
     h.state.store(STATE_READY, Ordering::Release);

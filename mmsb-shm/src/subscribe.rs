@@ -196,7 +196,12 @@ impl Follower {
     /// # Errors
     /// [`PageError::Corrupt`] for bytes that no writer makes.
     #[inline]
-    pub fn poll(&mut self, pages: &Pages, max: usize, mut f: impl FnMut(&Delta<'_>)) -> Result<Polled, PageError> {
+    pub fn poll(
+        &mut self,
+        pages: &Pages,
+        max: usize,
+        mut f: impl FnMut(&Delta<'_>),
+    ) -> Result<Polled, PageError> {
         let ring = pages.ring();
         let mut delivered = 0;
         let begin = self.position;
@@ -216,13 +221,23 @@ impl Follower {
                     }
                     self.position += u64::from(stamp.slots());
                 }
-                Seen::Nothing => break if delivered > 0 { Polled::Deltas(delivered) } else { Polled::Empty },
+                Seen::Nothing => {
+                    break if delivered > 0 {
+                        Polled::Deltas(delivered)
+                    } else {
+                        Polled::Empty
+                    };
+                }
                 Seen::Claimed(_) if delivered > 0 => break Polled::Deltas(delivered),
                 Seen::Claimed(_) => break Polled::Waiting { lsn: self.position },
                 Seen::Lapped => break self.lapped(&ring),
                 Seen::Bad => {
                     if ring.is_intact(self.position) {
-                        return Err(Corrupt { what: "ring stamp", offset: self.position }.into());
+                        return Err(Corrupt {
+                            what: "ring stamp",
+                            offset: self.position,
+                        }
+                        .into());
                     }
                     break self.lapped(&ring);
                 }
@@ -232,7 +247,9 @@ impl Follower {
             self.waiting_since = None;
             if let Some((owner, index)) = &self.cursor {
                 // Release: everything ahead of it was read. Writers read it when they need room.
-                owner.core.ctl.cursors()[*index as usize].position.store(self.position, Ordering::Release);
+                owner.core.ctl.cursors()[*index as usize]
+                    .position
+                    .store(self.position, Ordering::Release);
             }
         }
         match result {
@@ -264,7 +281,13 @@ impl Follower {
             let head = record::read_head(ring, at);
             let slots = match record::checked_slots(&head, at, end - at) {
                 Ok(slots) => slots,
-                Err(e) => return if ring.is_intact(lsn) { Err(e.into()) } else { Ok(None) },
+                Err(e) => {
+                    return if ring.is_intact(lsn) {
+                        Err(e.into())
+                    } else {
+                        Ok(None)
+                    };
+                }
             };
             let start = self.scratch.len();
             record::read_body(ring, at, &head, &mut self.scratch);
@@ -276,7 +299,11 @@ impl Follower {
                     if !ring.is_intact(lsn) {
                         return Ok(None);
                     }
-                    return Err(Corrupt { what: "stamp inside a group", offset: at }.into());
+                    return Err(Corrupt {
+                        what: "stamp inside a group",
+                        offset: at,
+                    }
+                    .into());
                 }
             }
         }
@@ -285,13 +312,19 @@ impl Follower {
         }
         for (at, head, start) in &self.heads {
             let body = &self.scratch[*start..*start + head.body as usize];
-            let bad = Corrupt { what: "record", offset: *at };
+            let bad = Corrupt {
+                what: "record",
+                offset: *at,
+            };
             let kind = Kind::from_byte(head.kind).ok_or(bad)?;
             let parts = record::parts(head, body).ok_or(bad)?;
             f(&Delta {
                 lsn: *at,
                 group_end: end,
-                page: PageId { index: head.index, generation: head.generation },
+                page: PageId {
+                    index: head.index,
+                    generation: head.generation,
+                },
                 kind,
                 source: head.source,
                 time_ns: full_time(pages, head.time),
@@ -312,7 +345,9 @@ impl Follower {
         self.missed += to - from;
         self.position = to;
         if let Some((owner, index)) = &self.cursor {
-            owner.core.ctl.cursors()[*index as usize].missed.store(self.missed, Ordering::Relaxed);
+            owner.core.ctl.cursors()[*index as usize]
+                .missed
+                .store(self.missed, Ordering::Relaxed);
         }
         Polled::Gap(Gap { from, to })
     }
@@ -320,7 +355,10 @@ impl Follower {
     /// Whether there is something to poll.
     #[inline]
     fn is_ready(&self, pages: &Pages) -> bool {
-        !matches!(pages.ring().look(self.position), Seen::Nothing | Seen::Claimed(_))
+        !matches!(
+            pages.ring().look(self.position),
+            Seen::Nothing | Seen::Claimed(_)
+        )
     }
 
     /// Waits until there is something to poll, or until `deadline`, as an observer: with timed sleeps, because it can
@@ -329,9 +367,17 @@ impl Follower {
     /// # Errors
     /// [`PageError::Stalled`] if a claimed record stays unfinished for 100 ms: its writer is dead or stopped, and an
     /// observer cannot repair it.
-    pub fn wait_observing(&mut self, pages: &Pages, deadline: Option<Instant>) -> Result<bool, PageError> {
+    pub fn wait_observing(
+        &mut self,
+        pages: &Pages,
+        deadline: Option<Instant>,
+    ) -> Result<bool, PageError> {
         let spin = self.strategy.spin();
-        if spin.is_none_or(|d| !d.is_zero()) && spin_until(spin.unwrap_or(Duration::from_millis(1)), || self.is_ready(pages)) {
+        if spin.is_none_or(|d| !d.is_zero())
+            && spin_until(spin.unwrap_or(Duration::from_millis(1)), || {
+                self.is_ready(pages)
+            })
+        {
             return Ok(true);
         }
         let mut nap = Duration::from_micros(200);
@@ -357,7 +403,9 @@ impl Follower {
                 relax();
                 continue;
             }
-            let left = deadline.map_or(nap, |d| d.saturating_duration_since(Instant::now()).min(nap));
+            let left = deadline.map_or(nap, |d| {
+                d.saturating_duration_since(Instant::now()).min(nap)
+            });
             if futex::wait(&pages.header().doorbell, bell, Some(left), u32::MAX).is_err() {
                 std::thread::sleep(left);
             }
@@ -372,7 +420,11 @@ fn full_time(pages: &Pages, low: u32) -> u64 {
     let created = pages.header().created_ns.load(Ordering::Relaxed);
     let now = clock::coarse_realtime_ns().saturating_sub(created) >> TIME_SHIFT;
     let near = now & !0xffff_ffff | u64::from(low);
-    let units = if near > now + (1 << 31) { near.saturating_sub(1 << 32) } else { near };
+    let units = if near > now + (1 << 31) {
+        near.saturating_sub(1 << 32)
+    } else {
+        near
+    };
     created + (units << TIME_SHIFT)
 }
 
@@ -418,9 +470,14 @@ impl Participant {
         let core = &self.core;
         let Some(index) = core.ctl.cursors().iter().position(|c| {
             // AcqRel: the cursor is ours before it says anything.
-            c.owner.compare_exchange(0, self.me, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            c.owner
+                .compare_exchange(0, self.me, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
         }) else {
-            return Err(BusFull::Cursors { max: core.ctl.cursors().len() as u32 }.into());
+            return Err(BusFull::Cursors {
+                max: core.ctl.cursors().len() as u32,
+            }
+            .into());
         };
         step("follow.taken");
         let cursor = &core.ctl.cursors()[index];
@@ -428,7 +485,10 @@ impl Participant {
         // A5: JOINING holds the floor; then the fence; only then is the start read.
         cursor.position.store(CURSOR_JOINING, Ordering::Release);
         cursor.gating.store(u32::from(gating), Ordering::Release);
-        core.ctl.header().cursors_used.fetch_max(index as u32 + 1, Ordering::AcqRel);
+        core.ctl
+            .header()
+            .cursors_used
+            .fetch_max(index as u32 + 1, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         step("follow.joining");
         let position = core.pages.ring().end();
@@ -450,7 +510,11 @@ impl Participant {
     ///
     /// # Errors
     /// [`PageError::Timeout`] if a living writer leaves a claimed record unfinished for the participant's timeout.
-    pub fn wait(&self, follower: &mut Follower, deadline: Option<Instant>) -> Result<bool, PageError> {
+    pub fn wait(
+        &self,
+        follower: &mut Follower,
+        deadline: Option<Instant>,
+    ) -> Result<bool, PageError> {
         self.check_fork()?;
         let pages = &self.core.pages;
         loop {
@@ -468,10 +532,16 @@ impl Participant {
                     let h = self.core.ctl.header();
                     let nap = Instant::now() + Duration::from_millis(100);
                     let until = deadline.map_or(nap, |d| d.min(nap));
-                    if doorbell::sleep(&pages.header().doorbell, &h.sleepers, follower.mask, Some(until), || {
-                        // A claim is a reason to look closer, not to sleep on: its writer may be dead.
-                        !matches!(pages.ring().look(follower.position), Seen::Nothing)
-                    }) && follower.is_ready(pages)
+                    if doorbell::sleep(
+                        &pages.header().doorbell,
+                        &h.sleepers,
+                        follower.mask,
+                        Some(until),
+                        || {
+                            // A claim is a reason to look closer, not to sleep on: its writer may be dead.
+                            !matches!(pages.ring().look(follower.position), Seen::Nothing)
+                        },
+                    ) && follower.is_ready(pages)
                     {
                         return Ok(true);
                     }
@@ -489,7 +559,9 @@ impl Participant {
 
     /// Somebody claimed the next record and did not finish: dead, stopped, or just slow.
     fn look_at_claim(&self, follower: &mut Follower) -> Result<(), PageError> {
-        let Seen::Claimed(stamp) = self.core.pages.ring().look(follower.position) else { return Ok(()) };
+        let Seen::Claimed(stamp) = self.core.pages.ring().look(follower.position) else {
+            return Ok(());
+        };
         let index = stamp.owner_index();
         let slot = self.core.ctl.participants().get(index as usize);
         let state = slot.map_or(0, |s| s.state.load(Ordering::Acquire));
@@ -520,12 +592,19 @@ impl Participant {
 
     /// Polls, and finishes the work of a dead writer that is in the way.
     #[inline]
-    pub fn poll(&self, follower: &mut Follower, max: usize, f: impl FnMut(&Delta<'_>)) -> Result<Polled, PageError> {
+    pub fn poll(
+        &self,
+        follower: &mut Follower,
+        max: usize,
+        f: impl FnMut(&Delta<'_>),
+    ) -> Result<Polled, PageError> {
         let polled = follower.poll(&self.core.pages, max, f)?;
         match polled {
             Polled::Waiting { .. } => {
                 // Most claims are finished within nanoseconds; look closer only at one that stays.
-                if !spin_until(Duration::from_micros(20), || follower.is_ready(&self.core.pages)) {
+                if !spin_until(Duration::from_micros(20), || {
+                    follower.is_ready(&self.core.pages)
+                }) {
                     self.look_at_claim(follower)?;
                 }
             }

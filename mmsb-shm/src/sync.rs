@@ -14,7 +14,6 @@ pub(crate) use core::sync::atomic::fence;
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::fence;
 
-
 /// One polite step of a busy wait.
 #[inline(always)]
 pub(crate) fn relax() {

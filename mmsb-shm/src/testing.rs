@@ -41,7 +41,13 @@ mod armed {
     /// Arms the step `name` for this thread: it acts when the thread gets there after passing it `skip` times.
     /// The empty name arms whatever step comes then.
     pub fn arm(name: &str, skip: u64, action: Action) {
-        ARMED.with(|a| *a.borrow_mut() = Some(Armed { name: name.to_owned(), skip, action }));
+        ARMED.with(|a| {
+            *a.borrow_mut() = Some(Armed {
+                name: name.to_owned(),
+                skip,
+                action,
+            })
+        });
     }
 
     /// Disarms this thread.
@@ -53,7 +59,10 @@ mod armed {
     pub fn trace<R>(f: impl FnOnce() -> R) -> (R, Vec<&'static str>) {
         TRACE.with(|t| *t.borrow_mut() = Some(Vec::new()));
         let result = f();
-        (result, TRACE.with(|t| t.borrow_mut().take()).unwrap_or_default())
+        (
+            result,
+            TRACE.with(|t| t.borrow_mut().take()).unwrap_or_default(),
+        )
     }
 
     /// Passes a named step of the protocol.

@@ -82,18 +82,35 @@ pub(crate) fn apply_payload(
     versions: u32,
     records: &[GroupRecord<'_>],
 ) -> Result<Applied, Corrupt> {
-    let Some(last) = records.last() else { return Ok(Applied::default()) };
+    let Some(last) = records.last() else {
+        return Ok(Applied::default());
+    };
     let k = records.len() as u64;
     for r in records {
-        record::for_each_range(r.kind, r.head.offset, r.parts.payload, size.into(), |_, _| {})
-            .ok_or(Corrupt { what: "range of a record", offset: r.lsn })?;
+        record::for_each_range(
+            r.kind,
+            r.head.offset,
+            r.parts.payload,
+            size.into(),
+            |_, _| {},
+        )
+        .ok_or(Corrupt {
+            what: "range of a record",
+            offset: r.lsn,
+        })?;
     }
     let write = |payload: *mut u8| {
         for r in records {
-            record::for_each_range(r.kind, r.head.offset, r.parts.payload, size.into(), |at, bytes| {
-                // SAFETY: at + len ≤ size was checked by `for_each_range`, and `payload` holds `size` bytes.
-                unsafe { copy::store(payload.add(at), bytes.as_ptr(), bytes.len()) };
-            });
+            record::for_each_range(
+                r.kind,
+                r.head.offset,
+                r.parts.payload,
+                size.into(),
+                |at, bytes| {
+                    // SAFETY: at + len ≤ size was checked by `for_each_range`, and `payload` holds `size` bytes.
+                    unsafe { copy::store(payload.add(at), bytes.as_ptr(), bytes.len()) };
+                },
+            );
         }
     };
     // Acquire: whoever repairs must see what the dead wrote.
@@ -102,7 +119,11 @@ pub(crate) fn apply_payload(
     if versions > 1 {
         let (_, _, current, _) = cell_current(block, size, versions, 0);
         if current.lsn.load(Ordering::Relaxed) >= last.lsn {
-            finish_version(block, current.lsn.load(Ordering::Relaxed), current.epoch.load(Ordering::Relaxed));
+            finish_version(
+                block,
+                current.lsn.load(Ordering::Relaxed),
+                current.epoch.load(Ordering::Relaxed),
+            );
         } else {
             applied.fresh = 1;
             publish_version(block, size, versions, last.lsn, k, write, false);
@@ -135,13 +156,26 @@ pub(crate) fn apply_payload(
 }
 
 /// Makes `new` the content of the page, whose block was `old`. `new` is whole: its header says epoch, lsn and size.
-pub(crate) fn apply_swap(core: &Core, index: u32, generation: u32, new: BlockRef, old: BlockRef) -> Result<bool, Corrupt> {
-    let entry = core.pages.entry(index).ok_or(Corrupt { what: "page index of a record", offset: index.into() })?;
+pub(crate) fn apply_swap(
+    core: &Core,
+    index: u32,
+    generation: u32,
+    new: BlockRef,
+    old: BlockRef,
+) -> Result<bool, Corrupt> {
+    let entry = core.pages.entry(index).ok_or(Corrupt {
+        what: "page index of a record",
+        offset: index.into(),
+    })?;
     let now = DirectoryEntry(entry.load(Ordering::Acquire));
     let mut fresh = false;
     if now == DirectoryEntry::new(generation, old) {
         fresh = true;
-        core.pages.block(new, 0)?.header.state.store(BlockState::Live(index).word(), Ordering::Release);
+        core.pages
+            .block(new, 0)?
+            .header
+            .state
+            .store(BlockState::Live(index).word(), Ordering::Release);
         step("swap.live");
         // Release (M1): the block is whole for whoever sees the entry.
         entry.store(DirectoryEntry::new(generation, new).0, Ordering::Release);
@@ -160,14 +194,20 @@ pub(crate) fn apply_swap(core: &Core, index: u32, generation: u32, new: BlockRef
 }
 
 fn apply_create(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
-    let bad = Corrupt { what: "create record", offset: r.lsn };
+    let bad = Corrupt {
+        what: "create record",
+        offset: r.lsn,
+    };
     let (index, generation) = (r.head.index, r.head.generation);
     let mut body = r.parts.payload;
     let size = record::take_u32(&mut body).ok_or(bad)?;
     let shape = record::take_u32(&mut body).ok_or(bad)?;
     let versions = (shape >> 8 & 0xff).max(1);
     let entry = core.pages.entry(index).ok_or(bad)?;
-    let (at, cold) = (BlockRef::from_bits(r.parts.new_block), BlockRef::from_bits(r.parts.old_block));
+    let (at, cold) = (
+        BlockRef::from_bits(r.parts.new_block),
+        BlockRef::from_bits(r.parts.old_block),
+    );
     let now = DirectoryEntry(entry.load(Ordering::Acquire));
     let mut fresh = false;
     if now.generation() < generation {
@@ -185,7 +225,10 @@ fn apply_create(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
             current.lsn.store(r.lsn, Ordering::Relaxed);
         }
         step("create.header");
-        block.header.state.store(BlockState::Live(index).word(), Ordering::Release);
+        block
+            .header
+            .state
+            .store(BlockState::Live(index).word(), Ordering::Release);
         step("create.live");
         // Release (M1).
         entry.store(DirectoryEntry::new(generation, at).0, Ordering::Release);
@@ -198,15 +241,24 @@ fn apply_create(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
 }
 
 fn apply_destroy(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
-    let bad = Corrupt { what: "destroy record", offset: r.lsn };
+    let bad = Corrupt {
+        what: "destroy record",
+        offset: r.lsn,
+    };
     let (index, generation) = (r.head.index, r.head.generation);
     let entry = core.pages.entry(index).ok_or(bad)?;
-    let (at, cold) = (BlockRef::from_bits(r.parts.new_block), BlockRef::from_bits(r.parts.old_block));
+    let (at, cold) = (
+        BlockRef::from_bits(r.parts.new_block),
+        BlockRef::from_bits(r.parts.old_block),
+    );
     let now = DirectoryEntry(entry.load(Ordering::Acquire));
     let fresh = now == DirectoryEntry::new(generation, at);
     if fresh {
         // Release: readers that see the new entry know the page is gone.
-        entry.store(DirectoryEntry::new(generation, BlockRef::NONE).0, Ordering::Release);
+        entry.store(
+            DirectoryEntry::new(generation, BlockRef::NONE).0,
+            Ordering::Release,
+        );
         step("destroy.entry");
     }
     if !cold.is_none() {
@@ -230,7 +282,10 @@ fn apply_destroy(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
 
 fn apply_describe(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
     let (index, generation) = (r.head.index, r.head.generation);
-    let (new, old) = (BlockRef::from_bits(r.parts.new_block), BlockRef::from_bits(r.parts.old_block));
+    let (new, old) = (
+        BlockRef::from_bits(r.parts.new_block),
+        BlockRef::from_bits(r.parts.old_block),
+    );
     let mut fresh = false;
     if !new.is_none() {
         fresh = names::attach_cold(core, index, generation, new)?;
@@ -252,9 +307,13 @@ pub(crate) fn apply_group(
 ) -> Result<Applied, Corrupt> {
     let mut total = Applied::default();
     let is_payload = |k: Kind| matches!(k, Kind::Patch | Kind::Ranges | Kind::Masked);
-    let mut order: Vec<usize> = (0..records.len()).filter(|i| is_payload(records[*i].kind)).collect();
+    let mut order: Vec<usize> = (0..records.len())
+        .filter(|i| is_payload(records[*i].kind))
+        .collect();
     order.sort_by_key(|i| records[*i].head.index);
-    let transaction = records.first().is_some_and(|r| r.head.flags & RecordFlags::TRANSACTION != 0);
+    let transaction = records
+        .first()
+        .is_some_and(|r| r.head.flags & RecordFlags::TRANSACTION != 0);
     let mut pages: Vec<(u32, Vec<GroupRecord<'_>>)> = Vec::new();
     for i in order {
         let r = records[i];
@@ -267,7 +326,10 @@ pub(crate) fn apply_group(
     let target = |list: &[GroupRecord<'_>]| -> Result<Option<(Block<'_>, u32, u32)>, Corrupt> {
         let head = &list[0].head;
         let Some(entry) = core.pages.load_entry(head.index) else {
-            return Err(Corrupt { what: "page index of a record", offset: head.index.into() });
+            return Err(Corrupt {
+                what: "page index of a record",
+                offset: head.index.into(),
+            });
         };
         if entry.generation() != head.generation || entry.block().is_none() {
             return Ok(None);
@@ -276,7 +338,10 @@ pub(crate) fn apply_group(
         let size = block.header.size.load(Ordering::Relaxed);
         let versions = (block.header.shape.load(Ordering::Relaxed) >> 8 & 0xff).max(1);
         if versions > VERSIONS_MAX || block_payload(size, versions) > block.room {
-            return Err(Corrupt { what: "page size", offset: block.at.offset() - BLOCK_HEADER });
+            return Err(Corrupt {
+                what: "page size",
+                offset: block.at.offset() - BLOCK_HEADER,
+            });
         }
         Ok(Some((block, size, versions)))
     };
@@ -296,9 +361,15 @@ pub(crate) fn apply_group(
         // A record with a block pair was prepared in a fresh block, complete with all deltas of the group.
         let applied = if list[0].head.flags & RecordFlags::BLOCK != 0 {
             let p = &list[0].parts;
-            let (new, old) = (BlockRef::from_bits(p.new_block), BlockRef::from_bits(p.old_block));
+            let (new, old) = (
+                BlockRef::from_bits(p.new_block),
+                BlockRef::from_bits(p.old_block),
+            );
             let fresh = apply_swap(core, *index, list[0].head.generation, new, old)?;
-            Applied { fresh: fresh.into(), odd: 0 }
+            Applied {
+                fresh: fresh.into(),
+                odd: 0,
+            }
         } else {
             match target(list)? {
                 Some((block, size, versions)) => apply_payload(&block, size, versions, list)?,
@@ -315,7 +386,10 @@ pub(crate) fn apply_group(
         }
         let fresh = match r.kind {
             Kind::Swap => {
-                let (new, old) = (BlockRef::from_bits(r.parts.new_block), BlockRef::from_bits(r.parts.old_block));
+                let (new, old) = (
+                    BlockRef::from_bits(r.parts.new_block),
+                    BlockRef::from_bits(r.parts.old_block),
+                );
                 apply_swap(core, r.head.index, r.head.generation, new, old)?
             }
             Kind::Create => {

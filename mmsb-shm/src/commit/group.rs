@@ -57,15 +57,25 @@ pub enum Change<'a> {
 impl<'a> Change<'a> {
     fn page(&self) -> Option<&'a PageRef> {
         match *self {
-            Change::Patch { page, .. } | Change::Ranges { page, .. } | Change::Masked { page, .. } => Some(page),
+            Change::Patch { page, .. }
+            | Change::Ranges { page, .. }
+            | Change::Masked { page, .. } => Some(page),
             Change::Mark { .. } => None,
         }
     }
 
     fn check(&self) -> Result<(), PageError> {
         match *self {
-            Change::Patch { page, offset, bytes } => page.check_range(offset.into(), bytes.len() as u64),
-            Change::Ranges { page, ranges, bytes } => {
+            Change::Patch {
+                page,
+                offset,
+                bytes,
+            } => page.check_range(offset.into(), bytes.len() as u64),
+            Change::Ranges {
+                page,
+                ranges,
+                bytes,
+            } => {
                 let mut end = 0u64;
                 let mut total = 0u64;
                 for (i, (offset, len)) in ranges.iter().enumerate() {
@@ -78,13 +88,24 @@ impl<'a> Change<'a> {
                     total += len;
                 }
                 if total != bytes.len() as u64 {
-                    return Err(PageError::MaskLength { mask: total as usize, payload: bytes.len() });
+                    return Err(PageError::MaskLength {
+                        mask: total as usize,
+                        payload: bytes.len(),
+                    });
                 }
                 Ok(())
             }
-            Change::Masked { page, offset, mask, bytes } => {
+            Change::Masked {
+                page,
+                offset,
+                mask,
+                bytes,
+            } => {
                 if mask.len() != bytes.len() {
-                    return Err(PageError::MaskLength { mask: mask.len(), payload: bytes.len() });
+                    return Err(PageError::MaskLength {
+                        mask: mask.len(),
+                        payload: bytes.len(),
+                    });
                 }
                 page.check_range(offset.into(), bytes.len() as u64)
             }
@@ -126,7 +147,12 @@ impl<'a> Change<'a> {
                 out.extend((bytes.len() as u32).to_le_bytes());
                 out.extend(0u32.to_le_bytes());
                 for chunk in mask.chunks(8) {
-                    out.push(chunk.iter().enumerate().fold(0, |b, (i, m)| b | u8::from(*m != 0) << i));
+                    out.push(
+                        chunk
+                            .iter()
+                            .enumerate()
+                            .fold(0, |b, (i, m)| b | u8::from(*m != 0) << i),
+                    );
                 }
                 out.extend_from_slice(bytes);
             }
@@ -182,7 +208,10 @@ impl Participant {
     /// Locks pages, given in ascending order, each once.
     pub(crate) fn lock_pages(&self, indices: &[u32]) -> Result<LockedPages<'_>, PageError> {
         self.yield_leases();
-        let mut locked = LockedPages { by: self, indices: Vec::with_capacity(indices.len()) };
+        let mut locked = LockedPages {
+            by: self,
+            indices: Vec::with_capacity(indices.len()),
+        };
         for index in indices {
             self.lock_word(self.core.ctl.owner(*index), *index, Locked::Page(*index))?;
             locked.indices.push(*index);
@@ -205,7 +234,10 @@ impl Participant {
         for change in changes {
             change.check()?;
         }
-        let mut indices: Vec<u32> = changes.iter().filter_map(|c| c.page().map(|p| p.id().index)).collect();
+        let mut indices: Vec<u32> = changes
+            .iter()
+            .filter_map(|c| c.page().map(|p| p.id().index))
+            .collect();
         if !indices.is_sorted() {
             indices.sort_unstable();
         }
@@ -215,7 +247,11 @@ impl Participant {
                 [index] => Some((*index, self.enter(*index, self.core.ctl.owner(*index))?)),
                 _ => None,
             };
-            let locked = if single.is_none() { Some(self.lock_pages(&indices)?) } else { None };
+            let locked = if single.is_none() {
+                Some(self.lock_pages(&indices)?)
+            } else {
+                None
+            };
             step("group.locked");
             let result = self.commit_locked(changes, options);
             if let Some((index, entered)) = single {
@@ -238,18 +274,34 @@ impl Participant {
         }
     }
 
-    fn commit_locked(&self, changes: &[Change<'_>], options: &Options) -> Result<Attempt, PageError> {
+    fn commit_locked(
+        &self,
+        changes: &[Change<'_>],
+        options: &Options,
+    ) -> Result<Attempt, PageError> {
         let pages = &self.core.pages;
         for page in changes.iter().filter_map(Change::page) {
             // The entry may have changed before we became the owner (C2).
             pages.ensure_fresh(page)?;
         }
-        let transaction = if options.transaction { RecordFlags::TRANSACTION } else { 0 };
-        let cause = if options.cause != 0 { RecordFlags::CAUSE } else { 0 };
+        let transaction = if options.transaction {
+            RecordFlags::TRANSACTION
+        } else {
+            0
+        };
+        let cause = if options.cause != 0 {
+            RecordFlags::CAUSE
+        } else {
+            0
+        };
         // Pages whose content is an immutable loaned block go on in a fresh one, prepared with all their deltas.
         let mut fresh = Vec::new();
         for page in changes.iter().filter_map(Change::page) {
-            if page.is_loaned() && !fresh.iter().any(|(p, _): &(&PageRef, _)| p.id() == page.id()) {
+            if page.is_loaned()
+                && !fresh
+                    .iter()
+                    .any(|(p, _): &(&PageRef, _)| p.id() == page.id())
+            {
                 match self.copy_for_write(page, changes) {
                     Ok(held) => fresh.push((page, held)),
                     Err(e) => {
@@ -269,7 +321,9 @@ impl Participant {
         let mut encoded: Vec<Encoded> = Vec::with_capacity(changes.len());
         let mut slots = 0u64;
         for change in changes {
-            let swap = change.page().and_then(|p| fresh.iter().find(|(f, _)| f.id() == p.id()));
+            let swap = change
+                .page()
+                .and_then(|p| fresh.iter().find(|(f, _)| f.id() == p.id()));
             let mut e = Encoded {
                 lsn_offset: slots,
                 start: scratch.len(),
@@ -325,19 +379,37 @@ impl Participant {
         };
         for (i, (change, e)) in changes.iter().zip(&encoded).enumerate() {
             let body = &scratch[e.start..e.start + e.len];
-            record::write(&ring, first + e.lsn_offset, &head_of(change, e), body, self.me, i > 0);
+            record::write(
+                &ring,
+                first + e.lsn_offset,
+                &head_of(change, e),
+                body,
+                self.me,
+                i > 0,
+            );
         }
         for (page, held) in &fresh {
             let of_page = |c: &Change<'_>| c.page().is_some_and(|p| p.id() == page.id());
             let k = changes.iter().filter(|c| of_page(c)).count() as u64;
-            let last = changes.iter().zip(&encoded).rev().find(|(c, _)| of_page(c)).map_or(0, |(_, e)| e.lsn_offset);
+            let last = changes
+                .iter()
+                .zip(&encoded)
+                .rev()
+                .find(|(c, _)| of_page(c))
+                .map_or(0, |(_, e)| e.lsn_offset);
             let even = page.block().header.seq.load(Ordering::Relaxed) & !1;
             // Relaxed: published with the directory entry (M1).
             held.block.header.lsn.store(first + last, Ordering::Relaxed);
-            held.block.header.seq.store(even + (k << 1), Ordering::Relaxed);
+            held.block
+                .header
+                .seq
+                .store(even + (k << 1), Ordering::Relaxed);
         }
         self.publish(first, slots as u32);
-        if fresh.is_empty() && !options.transaction && changes.iter().all(|c| matches!(c, Change::Patch { .. })) {
+        if fresh.is_empty()
+            && !options.transaction
+            && changes.iter().all(|c| matches!(c, Change::Patch { .. }))
+        {
             self.apply_patches(changes, &encoded, first);
         } else {
             let records: Vec<GroupRecord<'_>> = changes
@@ -345,7 +417,8 @@ impl Participant {
                 .zip(&encoded)
                 .map(|(change, e)| {
                     let head = head_of(change, e);
-                    let skip = usize::from(cause != 0) * 8 + usize::from(e.flags & RecordFlags::BLOCK != 0) * 16;
+                    let skip = usize::from(cause != 0) * 8
+                        + usize::from(e.flags & RecordFlags::BLOCK != 0) * 16;
                     GroupRecord {
                         lsn: first + e.lsn_offset,
                         head,
@@ -377,7 +450,14 @@ impl Participant {
         let last = encoded.last().map_or(0, |e| e.lsn_offset);
         let bytes = encoded.iter().map(|e| e.len as u64).sum();
         core::mem::forget(bomb);
-        Ok(Attempt::Done(Receipt { first, last: first + last, end: first + slots }, bytes))
+        Ok(Attempt::Done(
+            Receipt {
+                first,
+                last: first + last,
+                end: first + slots,
+            },
+            bytes,
+        ))
     }
 
     /// The quick way through a batch of plain patches: runs of changes to one page under one odd phase.
@@ -388,7 +468,9 @@ impl Participant {
             order.sort_by_key(|i| index(*i));
         }
         for run in order.chunk_by(|a, b| index(*a) == index(*b)) {
-            let Some(page) = changes[run[0] as usize].page() else { continue };
+            let Some(page) = changes[run[0] as usize].page() else {
+                continue;
+            };
             let last = first + encoded[run[run.len() - 1] as usize].lsn_offset;
             let block = page.block();
             let write = |payload: *mut u8| {
@@ -396,7 +478,9 @@ impl Participant {
                     if let Change::Patch { offset, bytes, .. } = changes[*i as usize] {
                         // SAFETY: checked against the page's size by `Change::check`; the block holds that many bytes
                         // and we own the page.
-                        unsafe { copy::store(payload.add(offset as usize), bytes.as_ptr(), bytes.len()) };
+                        unsafe {
+                            copy::store(payload.add(offset as usize), bytes.as_ptr(), bytes.len())
+                        };
                     }
                 }
             };
@@ -417,23 +501,42 @@ impl Participant {
     }
 
     /// A fresh block with the page's content and all of its deltas in `changes`. The caller owns the page.
-    fn copy_for_write(&self, page: &PageRef, changes: &[Change<'_>]) -> Result<crate::arena::Held<'_>, PageError> {
+    fn copy_for_write(
+        &self,
+        page: &PageRef,
+        changes: &[Change<'_>],
+    ) -> Result<crate::arena::Held<'_>, PageError> {
         let held = self.allocate(page.size() as u64, Some(page.id()))?;
         let block = page.block();
         // SAFETY: both blocks hold `size` bytes and are different; the source is immutable, the target ours.
         unsafe { copy::move_shared(held.block.payload, block.payload, page.size()) };
         let mut payload = Vec::new();
-        for change in changes.iter().filter(|c| c.page().is_some_and(|p| p.id() == page.id())) {
+        for change in changes
+            .iter()
+            .filter(|c| c.page().is_some_and(|p| p.id() == page.id()))
+        {
             payload.clear();
             change.encode(&mut payload);
-            record::for_each_range(change.kind(), change.offset(), &payload, page.size() as u64, |at, bytes| {
-                // SAFETY: inside `size`, checked by `for_each_range`.
-                unsafe { copy::store(held.block.payload.add(at), bytes.as_ptr(), bytes.len()) };
-            });
+            record::for_each_range(
+                change.kind(),
+                change.offset(),
+                &payload,
+                page.size() as u64,
+                |at, bytes| {
+                    // SAFETY: inside `size`, checked by `for_each_range`.
+                    unsafe { copy::store(held.block.payload.add(at), bytes.as_ptr(), bytes.len()) };
+                },
+            );
         }
         // Relaxed: published with the directory entry.
-        held.block.header.size.store(page.size() as u32, Ordering::Relaxed);
-        held.block.header.shape.store(held.class & !SHAPE_LOANED, Ordering::Relaxed);
+        held.block
+            .header
+            .size
+            .store(page.size() as u32, Ordering::Relaxed);
+        held.block
+            .header
+            .shape
+            .store(held.class & !SHAPE_LOANED, Ordering::Relaxed);
         step("group.prepared");
         Ok(held)
     }
@@ -453,7 +556,9 @@ impl Participant {
         if slots > max {
             return Err(PageError::DeltaTooLarge { slots, max });
         }
-        let Some(lsn) = self.claim(slots as u32)? else { return Ok(None) };
+        let Some(lsn) = self.claim(slots as u32)? else {
+            return Ok(None);
+        };
         let bomb = NoUnwind;
         let head = RecordHead {
             index: id.index,
@@ -469,7 +574,16 @@ impl Participant {
         before_ready(lsn);
         self.publish(lsn, slots as u32);
         if let Some(parts) = record::parts(&head, body) {
-            let applied = apply::apply_group(&self.core, &[GroupRecord { lsn, head, kind, parts }], |_| true);
+            let applied = apply::apply_group(
+                &self.core,
+                &[GroupRecord {
+                    lsn,
+                    head,
+                    kind,
+                    parts,
+                }],
+                |_| true,
+            );
             if applied.is_err() {
                 eprintln!("mmsb: corrupt structure met behind the commit point: {applied:?}");
                 std::process::abort();
@@ -502,7 +616,11 @@ impl Participant {
                 block.payload
             };
             // SAFETY: the page's bytes lie in its checked block; we own it, so nobody writes.
-            unsafe { self.core.pages.copy_out(old.as_mut_ptr(), source, page.size())? };
+            unsafe {
+                self.core
+                    .pages
+                    .copy_out(old.as_mut_ptr(), source, page.size())?
+            };
             let mut new = old.clone();
             let result = f(&mut new);
             let mut ranges = Vec::new();
@@ -512,17 +630,35 @@ impl Participant {
                 [] => return Ok((result, None)),
                 [(offset, len)] => {
                     let at = *offset as usize;
-                    Change::Patch { page, offset: *offset, bytes: &new[at..at + *len as usize] }
+                    Change::Patch {
+                        page,
+                        offset: *offset,
+                        bytes: &new[at..at + *len as usize],
+                    }
                 }
                 _ => {
-                    bytes = ranges.iter().flat_map(|(o, l)| &new[*o as usize..(*o + *l) as usize]).copied().collect();
-                    Change::Ranges { page, ranges: &ranges, bytes: &bytes }
+                    bytes = ranges
+                        .iter()
+                        .flat_map(|(o, l)| &new[*o as usize..(*o + *l) as usize])
+                        .copied()
+                        .collect();
+                    Change::Ranges {
+                        page,
+                        ranges: &ranges,
+                        bytes: &bytes,
+                    }
                 }
             };
-            let attempt = match self.commit_locked(&[change], &Options { cause, transaction: false }) {
-                Err(PageError::DeltaTooLarge { .. }) if page.versions() == 1 => {
-                    self.prepare_block(page, 0, &new).and_then(|held| self.publish_block(page, held, cause))
-                }
+            let attempt = match self.commit_locked(
+                &[change],
+                &Options {
+                    cause,
+                    transaction: false,
+                },
+            ) {
+                Err(PageError::DeltaTooLarge { .. }) if page.versions() == 1 => self
+                    .prepare_block(page, 0, &new)
+                    .and_then(|held| self.publish_block(page, held, cause)),
                 other => other,
             };
             drop(locked);

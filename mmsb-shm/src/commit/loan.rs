@@ -24,7 +24,10 @@ pub struct Loan<'p> {
 
 impl std::fmt::Debug for Loan<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loan").field("page", &self.page.id()).field("len", &self.len).finish()
+        f.debug_struct("Loan")
+            .field("page", &self.page.id())
+            .field("len", &self.len)
+            .finish()
     }
 }
 
@@ -32,7 +35,10 @@ impl std::ops::Deref for Loan<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        let at = self.held.as_ref().map_or(core::ptr::NonNull::dangling().as_ptr(), |h| h.block.payload);
+        let at = self
+            .held
+            .as_ref()
+            .map_or(core::ptr::NonNull::dangling().as_ptr(), |h| h.block.payload);
         let len = if self.held.is_some() { self.len } else { 0 };
         // SAFETY: the block was checked to hold `len` bytes, is HELD by this participant, and no other participant
         // touches it before it is published (trust level T0).
@@ -42,7 +48,10 @@ impl std::ops::Deref for Loan<'_> {
 
 impl std::ops::DerefMut for Loan<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let at = self.held.as_ref().map_or(core::ptr::NonNull::dangling().as_ptr(), |h| h.block.payload);
+        let at = self
+            .held
+            .as_ref()
+            .map_or(core::ptr::NonNull::dangling().as_ptr(), |h| h.block.payload);
         let len = if self.held.is_some() { self.len } else { 0 };
         // SAFETY: as above; `&mut self` makes it the only reference in this process.
         unsafe { core::slice::from_raw_parts_mut(at, len) }
@@ -55,7 +64,9 @@ impl Loan<'_> {
     /// # Errors
     /// As [`Participant::patch`]. The loan is given back then, and its content is lost.
     pub fn publish(mut self, cause: u64) -> Result<Receipt, PageError> {
-        let Some(held) = self.held.take() else { return Ok(Receipt::default()) };
+        let Some(held) = self.held.take() else {
+            return Ok(Receipt::default());
+        };
         let by = self.by;
         by.check_fork()?;
         let index = self.page.id().index;
@@ -68,7 +79,11 @@ impl Loan<'_> {
                     return Err(e);
                 }
             };
-            let attempt = by.core.pages.ensure_fresh(&self.page).and_then(|()| by.publish_held(&self.page, &held, cause));
+            let attempt = by
+                .core
+                .pages
+                .ensure_fresh(&self.page)
+                .and_then(|()| by.publish_held(&self.page, &held, cause));
             by.leave_page(index, word, entered);
             match attempt {
                 Ok(Attempt::Done(receipt, bytes)) => {
@@ -115,19 +130,31 @@ impl Participant {
             return Err(PageError::NotLoaned(page.id()));
         }
         let held = self.allocate(page.size() as u64, Some(page.id()))?;
-        let loan = Loan { by: self, page: self.core.pages.resolve(page.id())?, held: Some(held), len: page.size() };
+        let loan = Loan {
+            by: self,
+            page: self.core.pages.resolve(page.id())?,
+            held: Some(held),
+            len: page.size(),
+        };
         step("loan.filled");
         Ok(loan)
     }
 
     /// Publishes a filled block under the page's owner word.
-    fn publish_held(&self, page: &PageRef, held: &Held<'_>, cause: u64) -> Result<Attempt, PageError> {
+    fn publish_held(
+        &self,
+        page: &PageRef,
+        held: &Held<'_>,
+        cause: u64,
+    ) -> Result<Attempt, PageError> {
         let old = page.entry().block();
         let header = held.block.header;
         let even = page.block().header.seq.load(Ordering::Relaxed) & !1;
         // Relaxed, all of them: published with the directory entry (M1).
         header.size.store(page.size() as u32, Ordering::Relaxed);
-        header.shape.store(held.class | SHAPE_LOANED, Ordering::Relaxed);
+        header
+            .shape
+            .store(held.class | SHAPE_LOANED, Ordering::Relaxed);
         header.seq.store(even + 2, Ordering::Relaxed);
         let mut body = [0u8; 24];
         let (mut flags, mut at) = (RecordFlags::BLOCK, 0);
@@ -140,19 +167,33 @@ impl Participant {
         body[at + 8..at + 16].copy_from_slice(&old.bits().to_le_bytes());
         step("loan.prepared");
         let before = |lsn| header.lsn.store(lsn, Ordering::Relaxed);
-        let Some(lsn) = self.commit_record(page.id(), Kind::Swap, flags, &body[..at + 16], before)? else {
+        let Some(lsn) =
+            self.commit_record(page.id(), Kind::Swap, flags, &body[..at + 16], before)?
+        else {
             return Ok(Attempt::Full(1));
         };
         self.published(held);
         if let Some(class) = self.core.class_of(old) {
             self.retire(old, class, page.id());
         }
-        Ok(Attempt::Done(Receipt { first: lsn, last: lsn, end: lsn + 1 }, page.size() as u64))
+        Ok(Attempt::Done(
+            Receipt {
+                first: lsn,
+                last: lsn,
+                end: lsn + 1,
+            },
+            page.size() as u64,
+        ))
     }
 
     /// A fresh block with the page's content (unless `bytes` covers all of it) and `bytes` at `offset`. The caller owns
     /// the page.
-    pub(crate) fn prepare_block(&self, page: &PageRef, offset: usize, bytes: &[u8]) -> Result<Held<'_>, PageError> {
+    pub(crate) fn prepare_block(
+        &self,
+        page: &PageRef,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<Held<'_>, PageError> {
         let held = self.allocate(page.size() as u64, Some(page.id()))?;
         // SAFETY: both blocks hold `size` bytes, are different, and this participant owns the one and the page of the
         // other; offset + len ≤ size was checked by the caller.
@@ -166,7 +207,12 @@ impl Participant {
     }
 
     /// Publishes a prepared block; gives it back if that fails. The caller owns the page.
-    pub(crate) fn publish_block(&self, page: &PageRef, held: Held<'_>, cause: u64) -> Result<Attempt, PageError> {
+    pub(crate) fn publish_block(
+        &self,
+        page: &PageRef,
+        held: Held<'_>,
+        cause: u64,
+    ) -> Result<Attempt, PageError> {
         let attempt = self.publish_held(page, &held, cause);
         if !matches!(attempt, Ok(Attempt::Done(..))) {
             self.give_back(&held)?;
@@ -187,7 +233,10 @@ impl Participant {
         if page.versions() > 1 {
             // A version of a cell is written through the ring only.
             let slots = crate::layout::ring::slots_for(bytes.len());
-            return Err(PageError::DeltaTooLarge { slots, max: self.core.pages.ring().record_slots_max() });
+            return Err(PageError::DeltaTooLarge {
+                slots,
+                max: self.core.pages.ring().record_slots_max(),
+            });
         }
         let index = page.id().index;
         let word = self.core.ctl.owner(index);
@@ -212,7 +261,13 @@ impl Participant {
     }
 
     /// As [`Participant::patch`], with the LSN of the delta that led to this one.
-    pub fn patch_caused(&self, page: &PageRef, offset: usize, bytes: &[u8], cause: u64) -> Result<u64, PageError> {
+    pub fn patch_caused(
+        &self,
+        page: &PageRef,
+        offset: usize,
+        bytes: &[u8],
+        cause: u64,
+    ) -> Result<u64, PageError> {
         if cause == 0 {
             return self.patch(page, offset, bytes);
         }
@@ -222,8 +277,19 @@ impl Participant {
         if slots > self.core.pages.ring().record_slots_max() {
             return self.patch_through_block(page, offset, bytes, cause);
         }
-        let change = super::Change::Patch { page, offset: offset as u32, bytes };
-        self.commit(&[change], &Options { cause, transaction: false }).map(|r| r.last)
+        let change = super::Change::Patch {
+            page,
+            offset: offset as u32,
+            bytes,
+        };
+        self.commit(
+            &[change],
+            &Options {
+                cause,
+                transaction: false,
+            },
+        )
+        .map(|r| r.last)
     }
 }
 

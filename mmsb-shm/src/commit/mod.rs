@@ -127,7 +127,11 @@ impl Participant {
                 Ok(Some(lsn))
             }
             Claim::Full(_) => Ok(None),
-            Claim::Bad(lsn) => Err(Corrupt { what: "ring stamp", offset: lsn }.into()),
+            Claim::Bad(lsn) => Err(Corrupt {
+                what: "ring stamp",
+                offset: lsn,
+            }
+            .into()),
         }
     }
 
@@ -179,7 +183,11 @@ impl Participant {
             }
             if page.is_loaned() {
                 self.leave_page(index, word, entered);
-                let change = Change::Patch { page, offset: offset as u32, bytes };
+                let change = Change::Patch {
+                    page,
+                    offset: offset as u32,
+                    bytes,
+                };
                 return self.commit(&[change], &Options::default()).map(|r| r.last);
             }
             let lsn = match self.claim(n as u32) {
@@ -219,10 +227,16 @@ impl Participant {
                 step("commit.lsn");
                 seqlock::write_end(&block.header.seq, even, 1);
             } else {
-                self.publish_version(page, lsn, 1, |payload| {
-                    // SAFETY: as above; `payload` is a version slot of `size` bytes.
-                    unsafe { copy::store(payload.add(offset), bytes.as_ptr(), bytes.len()) };
-                }, offset == 0 && bytes.len() == page.size());
+                self.publish_version(
+                    page,
+                    lsn,
+                    1,
+                    |payload| {
+                        // SAFETY: as above; `payload` is a version slot of `size` bytes.
+                        unsafe { copy::store(payload.add(offset), bytes.as_ptr(), bytes.len()) };
+                    },
+                    offset == 0 && bytes.len() == page.size(),
+                );
             }
             step("commit.even");
             self.leave_page(index, word, entered);
@@ -244,7 +258,15 @@ impl Participant {
         change: impl FnOnce(*mut u8),
         whole: bool,
     ) {
-        apply::publish_version(&page.block(), page.size() as u32, page.versions(), lsn, deltas, change, whole);
+        apply::publish_version(
+            &page.block(),
+            page.size() as u32,
+            page.versions(),
+            lsn,
+            deltas,
+            change,
+            whole,
+        );
     }
 }
 
@@ -261,6 +283,11 @@ fn next_version<'a>(
     block: &crate::segment::Block<'a>,
     size: u32,
     versions: u32,
-) -> (&'a crate::layout::page::CellHeader, u64, &'a crate::layout::page::VersionHeader, *mut u8) {
+) -> (
+    &'a crate::layout::page::CellHeader,
+    u64,
+    &'a crate::layout::page::VersionHeader,
+    *mut u8,
+) {
     cell_current(block, size, versions, 1)
 }

@@ -47,13 +47,27 @@ impl Participant {
             let blocker = self.move_limit(need)?;
             let (who, lsn) = match blocker {
                 Blocker::None => return Ok(()),
-                Blocker::Writer { index, lsn } => (format!("unfinished commit of {}", self.core.describe(index)), lsn),
-                Blocker::Cursor { index, lsn } => (format!("gating cursor of {}", self.core.describe(index)), lsn),
-                Blocker::Mover { index, lsn } => (format!("limit lock, held by {},", self.core.describe(index)), lsn),
+                Blocker::Writer { index, lsn } => (
+                    format!("unfinished commit of {}", self.core.describe(index)),
+                    lsn,
+                ),
+                Blocker::Cursor { index, lsn } => (
+                    format!("gating cursor of {}", self.core.describe(index)),
+                    lsn,
+                ),
+                Blocker::Mover { index, lsn } => (
+                    format!("limit lock, held by {},", self.core.describe(index)),
+                    lsn,
+                ),
             };
             let waited = begin.elapsed();
-            if rounds > 0 && (self.config.on_full == OnFull::Fail || waited >= self.config.timeout) {
-                return Err(PageError::Backpressure { blocker: who, lsn, waited });
+            if rounds > 0 && (self.config.on_full == OnFull::Fail || waited >= self.config.timeout)
+            {
+                return Err(PageError::Backpressure {
+                    blocker: who,
+                    lsn,
+                    waited,
+                });
             }
             if rounds == 0 {
                 Self::bump(&self.slot().waits, 1);
@@ -73,9 +87,10 @@ impl Participant {
         let lock = &self.core.ctl.header().limit_lock;
         if let Err(found) = owner::try_acquire(lock, self.me) {
             return Ok(match self.core.holder(found) {
-                Holder::Alive(index) => {
-                    Blocker::Mover { index, lsn: self.core.pages.ring().limit.load(Ordering::Acquire) }
-                }
+                Holder::Alive(index) => Blocker::Mover {
+                    index,
+                    lsn: self.core.pages.ring().limit.load(Ordering::Acquire),
+                },
                 Holder::Dead(index) => {
                     recovery::participant(&self.core, &self.fd, index)?;
                     Blocker::Mover { index, lsn: 0 }
@@ -85,7 +100,10 @@ impl Participant {
                     if lock.load(Ordering::Relaxed) == found {
                         owner::clear_if(lock, owner::holder(found));
                     }
-                    Blocker::Mover { index: self.index, lsn: 0 }
+                    Blocker::Mover {
+                        index: self.index,
+                        lsn: 0,
+                    }
                 }
             });
         }
@@ -115,7 +133,10 @@ impl Participant {
                 claimed_by = Some((stamp.owner_index(), lsn));
                 false
             })
-            .map_err(|offset| Corrupt { what: "ring stamp", offset })?;
+            .map_err(|offset| Corrupt {
+                what: "ring stamp",
+                offset,
+            })?;
         ring.raise_published(published);
         step("limit.published");
         // SeqCst fence: cursors that joined and holds that were stored before are seen below; later ones see
@@ -135,14 +156,24 @@ impl Participant {
             if position < least {
                 least = position;
                 let index = owner::index(holder).unwrap_or(u32::MAX);
-                blocker = Blocker::Cursor { index, lsn: if position == CURSOR_JOINING { 0 } else { position } };
+                blocker = Blocker::Cursor {
+                    index,
+                    lsn: if position == CURSOR_JOINING {
+                        0
+                    } else {
+                        position
+                    },
+                };
             }
         }
         for (index, slot) in core.ctl.participants_used().iter().enumerate() {
             let hold = slot.hold.load(Ordering::Acquire);
             if hold != 0 && hold < least {
                 least = hold;
-                blocker = Blocker::Writer { index: index as u32, lsn: hold };
+                blocker = Blocker::Writer {
+                    index: index as u32,
+                    lsn: hold,
+                };
             }
         }
         ring.raise_limit(least, need);
@@ -156,7 +187,11 @@ impl Participant {
             // were claimed by writers that are not done.
             _ => self.index,
         };
-        let state = core.ctl.participants().get(index as usize).map_or(0, |s| s.state.load(Ordering::Acquire));
+        let state = core
+            .ctl
+            .participants()
+            .get(index as usize)
+            .map_or(0, |s| s.state.load(Ordering::Acquire));
         let dead = index != self.index && state & 0xff == 1 && core.is_dead(index, state >> 8);
         Ok((blocker, dead))
     }
@@ -172,7 +207,13 @@ impl Participant {
                 ring.raise_published(published);
             }
             owner::release(lock, self.me);
-            return prefix.map_err(|offset| Corrupt { what: "ring stamp", offset }.into());
+            return prefix.map_err(|offset| {
+                Corrupt {
+                    what: "ring stamp",
+                    offset,
+                }
+                .into()
+            });
         }
         Ok(ring.published.load(Ordering::Acquire))
     }

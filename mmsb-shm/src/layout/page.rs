@@ -266,17 +266,28 @@ pub fn run_shape(class: u32) -> RunShape {
         if blocks == 0 {
             continue;
         }
-        let shape = RunShape { stride, slabs, blocks: blocks as u32, first: first(blocks) };
+        let shape = RunShape {
+            stride,
+            slabs,
+            blocks: blocks as u32,
+            first: first(blocks),
+        };
         if (bytes - blocks * stride) * 8 <= bytes {
             return shape;
         }
-        if best.is_none_or(|b| u64::from(b.blocks) * u64::from(slabs) < blocks * u64::from(b.slabs)) {
+        if best.is_none_or(|b| u64::from(b.blocks) * u64::from(slabs) < blocks * u64::from(b.slabs))
+        {
             best = Some(shape);
         }
     }
     best.unwrap_or_else(|| {
         let slabs = (stride + 128).div_ceil(SLAB_BYTES);
-        RunShape { stride, slabs: slabs as u32, blocks: 1, first: 128 }
+        RunShape {
+            stride,
+            slabs: slabs as u32,
+            blocks: 1,
+            first: 128,
+        }
     })
 }
 
@@ -390,7 +401,10 @@ mod tests {
             let s = run_shape(class);
             assert!(s.blocks >= 1 && s.first % 64 == 0 && s.stride % 32 == 0);
             assert!(s.first >= 64 + u64::from(s.blocks).div_ceil(64) * 8);
-            assert!(s.first + u64::from(s.blocks) * s.stride <= u64::from(s.slabs) * SLAB_BYTES, "{class} {s:?}");
+            assert!(
+                s.first + u64::from(s.blocks) * s.stride <= u64::from(s.slabs) * SLAB_BYTES,
+                "{class} {s:?}"
+            );
         }
         assert_eq!(run_shape(class_for(1024).unwrap()).blocks, 1985);
     }
@@ -400,7 +414,12 @@ mod tests {
         let b = BlockRef::at(0xabc0 * BLOCK_UNIT);
         let e = DirectoryEntry::new(77, b);
         assert_eq!((e.generation(), e.block()), (77, b));
-        for s in [BlockState::Free, BlockState::Held(9), BlockState::Live(u32::MAX), BlockState::Cold(3)] {
+        for s in [
+            BlockState::Free,
+            BlockState::Held(9),
+            BlockState::Live(u32::MAX),
+            BlockState::Cold(3),
+        ] {
             assert_eq!(BlockState::from_word(s.word()), s);
         }
         assert_eq!(BlockState::from_word(0xff), BlockState::Bad);

@@ -65,7 +65,9 @@ pub struct ParticipantSlot {
 const _: () = {
     assert!(size_of::<ParticipantSlot>() == 512);
     assert!(offset_of!(ParticipantSlot, name) == 48 && offset_of!(ParticipantSlot, hold) == 128);
-    assert!(offset_of!(ParticipantSlot, active) == 168 && offset_of!(ParticipantSlot, in_hand) == 256);
+    assert!(
+        offset_of!(ParticipantSlot, active) == 168 && offset_of!(ParticipantSlot, in_hand) == 256
+    );
     assert!(offset_of!(ParticipantSlot, hazards) == 384);
 };
 

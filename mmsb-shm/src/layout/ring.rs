@@ -38,7 +38,11 @@ const _: () = assert!(size_of::<Slot>() == 64);
 /// Ring slots a body of `bytes` needs.
 #[inline]
 pub fn slots_for(bytes: usize) -> u64 {
-    if bytes <= FIRST_BYTES { 1 } else { 1 + (bytes - FIRST_BYTES).div_ceil(CONTINUATION_BYTES) as u64 }
+    if bytes <= FIRST_BYTES {
+        1
+    } else {
+        1 + (bytes - FIRST_BYTES).div_ceil(CONTINUATION_BYTES) as u64
+    }
 }
 
 /// State of a ring slot, the low 3 bits of its stamp.
@@ -242,7 +246,10 @@ mod tests {
     fn a_stamp_gives_back_its_parts() {
         let owner = 5 << 11 | 1023;
         let s = Stamp::new(0xdead_beef, 8191, owner, SlotState::Claimed);
-        assert_eq!((s.lap(), s.slots(), s.state()), (0xdead_beef, 8191, SlotState::Claimed));
+        assert_eq!(
+            (s.lap(), s.slots(), s.state()),
+            (0xdead_beef, 8191, SlotState::Claimed)
+        );
         assert!(s.is_by(owner) && !s.is_by(owner + 1) && !s.is_by(owner + (1 << 11)));
         assert_eq!(s.owner_index(), 1022);
         assert_eq!(s.with(SlotState::Ready).state(), SlotState::Ready);
@@ -250,7 +257,16 @@ mod tests {
 
     #[test]
     fn a_head_gives_back_its_parts() {
-        let head = RecordHead { index: 1, generation: 2, offset: 3, body: 4, kind: 5, flags: 6, source: 7, time: 8 };
+        let head = RecordHead {
+            index: 1,
+            generation: 2,
+            offset: 3,
+            body: 4,
+            kind: 5,
+            flags: 6,
+            source: 7,
+            time: 8,
+        };
         assert_eq!(RecordHead::from_words(head.words()), head);
     }
 

@@ -109,14 +109,23 @@ const _: () = {
     assert!(offset_of!(PagesHeader, bus_id) == 40 && offset_of!(PagesHeader, incarnation) == 56);
     assert!(offset_of!(PagesHeader, created_ns) == 64 && offset_of!(PagesHeader, len_max) == 72);
     assert!(offset_of!(PagesHeader, pages_max) == 80 && offset_of!(PagesHeader, names_slots) == 84);
-    assert!(offset_of!(PagesHeader, sources_max) == 88 && offset_of!(PagesHeader, ring_slots) == 92);
-    assert!(offset_of!(PagesHeader, directory_at) == 96 && offset_of!(PagesHeader, names_at) == 104);
+    assert!(
+        offset_of!(PagesHeader, sources_max) == 88 && offset_of!(PagesHeader, ring_slots) == 92
+    );
+    assert!(
+        offset_of!(PagesHeader, directory_at) == 96 && offset_of!(PagesHeader, names_at) == 104
+    );
     assert!(offset_of!(PagesHeader, sources_at) == 112 && offset_of!(PagesHeader, slabs_at) == 120);
     assert!(offset_of!(PagesHeader, ring_at) == 128 && offset_of!(PagesHeader, arena_at) == 136);
     assert!(offset_of!(PagesHeader, slabs_max) == 144 && offset_of!(PagesHeader, name) == 248);
     assert!(offset_of!(PagesHeader, len) == 1024 && offset_of!(PagesHeader, slabs_used) == 1032);
-    assert!(offset_of!(PagesHeader, published) == 1152 && offset_of!(PagesHeader, tail_hint) == 1280);
-    assert!(offset_of!(PagesHeader, overwrite_floor) == 1408 && offset_of!(PagesHeader, claim_limit) == 1416);
+    assert!(
+        offset_of!(PagesHeader, published) == 1152 && offset_of!(PagesHeader, tail_hint) == 1280
+    );
+    assert!(
+        offset_of!(PagesHeader, overwrite_floor) == 1408
+            && offset_of!(PagesHeader, claim_limit) == 1416
+    );
     assert!(offset_of!(PagesHeader, doorbell) == 1536 && offset_of!(PagesHeader, counters) == 1664);
 };
 
@@ -200,7 +209,10 @@ pub struct CtlHeader {
 const _: () = {
     assert!(size_of::<CtlHeader>() == 4096);
     assert!(offset_of!(CtlHeader, bus_id) == 40 && offset_of!(CtlHeader, len) == 56);
-    assert!(offset_of!(CtlHeader, participants_max) == 64 && offset_of!(CtlHeader, participants_at) == 80);
+    assert!(
+        offset_of!(CtlHeader, participants_max) == 64
+            && offset_of!(CtlHeader, participants_at) == 80
+    );
     assert!(offset_of!(CtlHeader, limit_lock) == 512 && offset_of!(CtlHeader, names_lock) == 640);
     assert!(offset_of!(CtlHeader, grow_lock) == 768 && offset_of!(CtlHeader, sleepers) == 896);
     assert!(offset_of!(CtlHeader, sweep_due) == 1024 && offset_of!(CtlHeader, class_used) == 1040);

@@ -6,8 +6,6 @@
 pub(crate) mod owner;
 pub(crate) mod seqlock;
 
-#[cfg(all(test, loom))]
-mod loom_page;
 #[cfg(not(loom))]
 mod read;
 
@@ -33,7 +31,10 @@ impl PageId {
 
     /// From [`PageId::to_u64`].
     pub fn from_u64(bits: u64) -> PageId {
-        PageId { index: bits as u32, generation: (bits >> 32) as u32 }
+        PageId {
+            index: bits as u32,
+            generation: (bits >> 32) as u32,
+        }
     }
 }
 
@@ -49,6 +50,9 @@ impl std::str::FromStr for PageId {
     /// Parses what `Display` prints: `index.generation`.
     fn from_str(text: &str) -> Result<PageId, Self::Err> {
         let (index, generation) = text.split_once('.').unwrap_or((text, ""));
-        Ok(PageId { index: index.parse()?, generation: generation.parse()? })
+        Ok(PageId {
+            index: index.parse()?,
+            generation: generation.parse()?,
+        })
     }
 }

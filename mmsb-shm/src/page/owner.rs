@@ -57,7 +57,8 @@ pub(crate) fn try_acquire(lock: &AtomicU32, me: u32) -> Result<(), u32> {
 #[inline]
 pub(crate) fn try_acquire_requested(lock: &AtomicU32, me: u32) -> bool {
     // Acquire (O1), as above.
-    lock.compare_exchange(REQUEST, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    lock.compare_exchange(REQUEST, me, Ordering::Acquire, Ordering::Relaxed)
+        .is_ok()
 }
 
 /// Gives the word back. Returns true when a request came in meanwhile and is still pending: it stays set.
@@ -85,7 +86,10 @@ pub(crate) fn clear_if(lock: &AtomicU32, life: u32) -> bool {
             return false;
         }
         // Release (O1): what was repaired or written is visible to the next owner.
-        if lock.compare_exchange(found, 0, Ordering::Release, Ordering::Relaxed).is_ok() {
+        if lock
+            .compare_exchange(found, 0, Ordering::Release, Ordering::Relaxed)
+            .is_ok()
+        {
             return true;
         }
     }

@@ -8,7 +8,8 @@ use super::{PageId, owner, seqlock};
 use crate::copy;
 use crate::error::{Corrupt, PageError};
 use crate::layout::page::{
-    BlockHeader, CellHeader, DirectoryEntry, SHAPE_LOANED, VERSIONS_MAX, VersionHeader, block_payload, version_stride,
+    BlockHeader, CellHeader, DirectoryEntry, SHAPE_LOANED, VERSIONS_MAX, VersionHeader,
+    block_payload, version_stride,
 };
 use crate::layout::participant::HAZARDS;
 use crate::participant::{Holder, Locked, Participant, spin_until};
@@ -96,10 +97,18 @@ impl PageRef {
 
     #[inline(always)]
     pub(crate) fn check_range(&self, offset: u64, len: u64) -> Result<(), PageError> {
-        if offset.checked_add(len).is_some_and(|end| end <= u64::from(self.size.get())) {
+        if offset
+            .checked_add(len)
+            .is_some_and(|end| end <= u64::from(self.size.get()))
+        {
             return Ok(());
         }
-        Err(PageError::OutOfRange { page: self.id, offset, len, size: self.size.get().into() })
+        Err(PageError::OutOfRange {
+            page: self.id,
+            offset,
+            len,
+            size: self.size.get().into(),
+        })
     }
 }
 
@@ -118,8 +127,15 @@ pub(crate) fn cell_current<'a>(
         // Acquire: pairs with the Release store of `head` after the slot is whole.
         let head = cell.head.load(Ordering::Acquire);
         let slot = head.wrapping_add(ahead) % u64::from(versions);
-        let at = block.payload.add(size_of::<CellHeader>() + (slot * version_stride(size)) as usize);
-        (cell, head, &*at.cast::<VersionHeader>(), at.add(size_of::<VersionHeader>()))
+        let at = block
+            .payload
+            .add(size_of::<CellHeader>() + (slot * version_stride(size)) as usize);
+        (
+            cell,
+            head,
+            &*at.cast::<VersionHeader>(),
+            at.add(size_of::<VersionHeader>()),
+        )
     }
 }
 
@@ -143,7 +159,9 @@ impl Pages {
     #[cold]
     pub(crate) fn refresh(&self, page: &PageRef) -> Result<(), PageError> {
         for _ in 0..1000 {
-            let entry = self.load_entry(page.id.index).ok_or(PageError::PageGone(page.id))?;
+            let entry = self
+                .load_entry(page.id.index)
+                .ok_or(PageError::PageGone(page.id))?;
             if entry.generation() != page.id.generation || entry.block().is_none() {
                 return Err(PageError::PageGone(page.id));
             }
@@ -158,7 +176,11 @@ impl Pages {
                 continue;
             }
             if size == 0 || versions > VERSIONS_MAX || versions == 2 || versions == 3 {
-                return Err(Corrupt { what: "page size", offset: block.at.offset() }.into());
+                return Err(Corrupt {
+                    what: "page size",
+                    offset: block.at.offset(),
+                }
+                .into());
             }
             let block = self.block(entry.block(), block_payload(size, versions))?;
             page.entry.set(entry.0);
@@ -175,9 +197,15 @@ impl Pages {
     /// Whether the handle still leads to the page's block; refreshes it if not.
     #[inline(always)]
     pub(crate) fn ensure_fresh(&self, page: &PageRef) -> Result<(), PageError> {
-        let Some(entry) = self.entry(page.id.index) else { return Err(PageError::PageGone(page.id)) };
+        let Some(entry) = self.entry(page.id.index) else {
+            return Err(PageError::PageGone(page.id));
+        };
         // Acquire (M1): who sees the entry sees the block behind it.
-        if entry.load(Ordering::Acquire) == page.entry.get() { Ok(()) } else { self.refresh(page) }
+        if entry.load(Ordering::Acquire) == page.entry.get() {
+            Ok(())
+        } else {
+            self.refresh(page)
+        }
     }
 
     /// One attempt to copy `len` bytes from `offset` of the page to `dst`.
@@ -206,7 +234,10 @@ impl Pages {
             if !seqlock::still(&block.header.seq, begin) {
                 return Ok(Outcome::Changed);
             }
-            PageVersion { epoch: begin >> 1, lsn }
+            PageVersion {
+                epoch: begin >> 1,
+                lsn,
+            }
         } else {
             let versions = page.versions.get();
             let (cell, head, version, payload) = cell_current(&block, page.size.get(), versions, 0);
@@ -229,7 +260,9 @@ impl Pages {
         // Relaxed: ordered by the fence of the validation above. A block that left its page meanwhile may be another
         // page's now, and its sequence word proves nothing (C2).
         match self.entry(page.id.index) {
-            Some(entry) if entry.load(Ordering::Relaxed) == page.entry.get() => Ok(Outcome::Done(outcome)),
+            Some(entry) if entry.load(Ordering::Relaxed) == page.entry.get() => {
+                Ok(Outcome::Done(outcome))
+            }
             _ => Ok(Outcome::Changed),
         }
     }
@@ -239,12 +272,19 @@ impl Pages {
     /// # Safety
     /// `src..src+len` lies in this mapping, `dst` has room for `len` bytes.
     #[inline(always)]
-    pub(crate) unsafe fn copy_out(&self, dst: *mut u8, src: *const u8, len: usize) -> Result<(), PageError> {
+    pub(crate) unsafe fn copy_out(
+        &self,
+        dst: *mut u8,
+        src: *const u8,
+        len: usize,
+    ) -> Result<(), PageError> {
         if sigbus::installed() {
             let (base, mapped) = self.mapping();
             // SAFETY: by the caller; the range is this mapping's.
-            return unsafe { sigbus::guarded((base as usize, mapped), || copy::load(dst, src, len)) }
-                .map_err(|_| PageError::Truncated);
+            return unsafe {
+                sigbus::guarded((base as usize, mapped), || copy::load(dst, src, len))
+            }
+            .map_err(|_| PageError::Truncated);
         }
         // SAFETY: by the caller.
         unsafe { copy::load(dst, src, len) };
@@ -255,7 +295,9 @@ impl Pages {
     pub fn version(&self, page: &PageRef) -> Result<PageVersion, PageError> {
         for _ in 0..100_000 {
             // SAFETY: no bytes are copied.
-            if let Outcome::Done(v) = unsafe { self.try_read(page, 0, core::ptr::NonNull::dangling().as_ptr(), 0)? } {
+            if let Outcome::Done(v) =
+                unsafe { self.try_read(page, 0, core::ptr::NonNull::dangling().as_ptr(), 0)? }
+            {
                 return Ok(v);
             }
             relax();
@@ -278,7 +320,12 @@ impl Pages {
 
     /// Tries once to read several pages as one cut: all sequence words even, all copies, all sequence words the same.
     /// Because a transaction makes every one of its pages odd before it changes the first, no cut holds half of one.
-    pub(crate) fn try_cut(&self, pages: &[PageRef], out: &mut [Vec<u8>], versions: &mut [PageVersion]) -> Result<bool, PageError> {
+    pub(crate) fn try_cut(
+        &self,
+        pages: &[PageRef],
+        out: &mut [Vec<u8>],
+        versions: &mut [PageVersion],
+    ) -> Result<bool, PageError> {
         let mut begins = Vec::with_capacity(pages.len());
         for page in pages {
             self.ensure_fresh(page)?;
@@ -294,7 +341,8 @@ impl Pages {
             let (source, lsn, epoch) = if page.versions.get() == 1 {
                 (block.payload, &block.header.lsn, None)
             } else {
-                let (_, _, v, payload) = cell_current(&block, page.size.get(), page.versions.get(), 0);
+                let (_, _, v, payload) =
+                    cell_current(&block, page.size.get(), page.versions.get(), 0);
                 (payload, &v.lsn, Some(&v.epoch))
             };
             // SAFETY: the whole page lies in its checked block; the buffer was just sized.
@@ -304,8 +352,11 @@ impl Pages {
         }
         // Acquire fence (S2): all copies are done before the second looks.
         fence(Ordering::Acquire);
-        for ((page, (begin, entry)), version) in pages.iter().zip(&begins).zip(versions.iter_mut()) {
-            let same_entry = self.entry(page.id.index).is_some_and(|e| e.load(Ordering::Relaxed) == *entry);
+        for ((page, (begin, entry)), version) in pages.iter().zip(&begins).zip(versions.iter_mut())
+        {
+            let same_entry = self
+                .entry(page.id.index)
+                .is_some_and(|e| e.load(Ordering::Relaxed) == *entry);
             if !same_entry || page.block().header.seq.load(Ordering::Relaxed) != *begin {
                 return Ok(false);
             }
@@ -322,10 +373,19 @@ impl Participant {
     /// Copies `dst.len()` bytes from `offset` of the page. Never fails for contention; waits for a living writer inside
     /// the page up to the timeout, and finishes the work of a dead one.
     #[inline(always)]
-    pub fn read(&self, page: &PageRef, offset: usize, dst: &mut [u8]) -> Result<PageVersion, PageError> {
+    pub fn read(
+        &self,
+        page: &PageRef,
+        offset: usize,
+        dst: &mut [u8],
+    ) -> Result<PageVersion, PageError> {
         page.check_range(offset as u64, dst.len() as u64)?;
         // SAFETY: the range was checked, the buffer is `dst`.
-        match unsafe { self.core.pages.try_read(page, offset, dst.as_mut_ptr(), dst.len())? } {
+        match unsafe {
+            self.core
+                .pages
+                .try_read(page, offset, dst.as_mut_ptr(), dst.len())?
+        } {
             Outcome::Done(version) => Ok(version),
             other => self.read_slow(page, offset, dst, other),
         }
@@ -349,8 +409,9 @@ impl Participant {
                 Outcome::Done(version) => break Ok(version),
                 Outcome::Odd(seq) => {
                     let header = page.block().header;
-                    let moved =
-                        spin_until(Duration::from_micros(20), || header.seq.load(Ordering::Acquire) != seq);
+                    let moved = spin_until(Duration::from_micros(20), || {
+                        header.seq.load(Ordering::Acquire) != seq
+                    });
                     if !moved {
                         let begin = *begin.get_or_insert_with(Instant::now);
                         if let Err(e) = self.unstick(page, begin) {
@@ -377,7 +438,11 @@ impl Participant {
             }
             Self::bump(&self.slot().retries, 1);
             // SAFETY: the range was checked by `read`; a page keeps its size.
-            outcome = match unsafe { self.core.pages.try_read(page, offset, dst.as_mut_ptr(), dst.len()) } {
+            outcome = match unsafe {
+                self.core
+                    .pages
+                    .try_read(page, offset, dst.as_mut_ptr(), dst.len())
+            } {
                 Ok(outcome) => outcome,
                 Err(e) => break Err(e),
             };
@@ -419,7 +484,9 @@ impl Participant {
         self.check_fork()?;
         let mut out = vec![Vec::new(); pages.len()];
         let mut versions = vec![PageVersion::default(); pages.len()];
-        let done = |out: Vec<Vec<u8>>, versions: Vec<PageVersion>| Ok(out.into_iter().zip(versions).collect());
+        let done = |out: Vec<Vec<u8>>, versions: Vec<PageVersion>| {
+            Ok(out.into_iter().zip(versions).collect())
+        };
         for attempt in 0..64 {
             if self.core.pages.try_cut(pages, &mut out, &mut versions)? {
                 return done(out, versions);
@@ -438,7 +505,11 @@ impl Participant {
         if result? {
             return done(out, versions);
         }
-        Err(Corrupt { what: "a page changes while its owner word is held", offset: indices[0].into() }.into())
+        Err(Corrupt {
+            what: "a page changes while its owner word is held",
+            offset: indices[0].into(),
+        }
+        .into())
     }
 
     /// Pins the loaned block of a page, so that it can be looked at without a copy.
@@ -449,7 +520,10 @@ impl Participant {
         self.check_fork()?;
         let hand = (!self.pins.get()).trailing_zeros();
         if hand as usize >= HAZARDS {
-            return Err(PageError::TooManyHeld { what: "pinned views", max: HAZARDS });
+            return Err(PageError::TooManyHeld {
+                what: "pinned views",
+                max: HAZARDS,
+            });
         }
         let hazard = &self.slot().hazards[hand as usize];
         loop {
@@ -473,7 +547,13 @@ impl Participant {
             epoch: block.header.seq.load(Ordering::Acquire) >> 1,
             lsn: block.header.lsn.load(Ordering::Relaxed),
         };
-        Ok(PinnedView { by: self, hand, at: block.payload, len: page.size(), version })
+        Ok(PinnedView {
+            by: self,
+            hand,
+            at: block.payload,
+            len: page.size(),
+            version,
+        })
     }
 
     /// Takes the page's owner word for many commits: they skip its compare-exchange. Another writer may ask for it;
@@ -481,12 +561,17 @@ impl Participant {
     pub fn lease(&self, page: &PageRef) -> Result<Lease<'_>, PageError> {
         self.check_fork()?;
         self.take_lease(page.id)?;
-        Ok(Lease { by: self, id: page.id })
+        Ok(Lease {
+            by: self,
+            id: page.id,
+        })
     }
 
     pub(crate) fn take_lease(&self, id: PageId) -> Result<(), PageError> {
         let word = self.core.ctl.owner(id.index);
-        if self.leases.borrow().contains(&id.index) && word.load(Ordering::Relaxed) == self.me | owner::LEASE {
+        if self.leases.borrow().contains(&id.index)
+            && word.load(Ordering::Relaxed) == self.me | owner::LEASE
+        {
             return Ok(());
         }
         self.lock_word(word, id.index, Locked::Page(id.index))?;
@@ -559,7 +644,10 @@ impl Drop for PinnedView<'_> {
 
 impl std::fmt::Debug for Participant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Participant").field("bus", &self.core.name).field("index", &self.index).finish()
+        f.debug_struct("Participant")
+            .field("bus", &self.core.name)
+            .field("index", &self.index)
+            .finish()
     }
 }
 

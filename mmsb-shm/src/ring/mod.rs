@@ -17,8 +17,6 @@
 //! A stalled claimer is harmless: it compares against a stamp of an earlier lap, and every claim of the slot changes
 //! the stamp. A slot that another record covers as a continuation can never be a boundary of the same lap.
 
-#[cfg(all(test, loom))]
-mod loom_ring;
 #[cfg(not(loom))]
 pub(crate) mod record;
 
@@ -141,8 +139,11 @@ impl<'a> Ring<'a> {
         loop {
             let at = guess.tail;
             let room = (self.len() - (at & (self.len() - 1))) as u32;
-            let (slots, state) =
-                if n <= room { (n, SlotState::Claimed) } else { (room, SlotState::Padding) };
+            let (slots, state) = if n <= room {
+                (n, SlotState::Claimed)
+            } else {
+                (room, SlotState::Padding)
+            };
             if at + u64::from(slots) > guess.limit {
                 // Acquire (R2): what is overwritten below was released by the mover of the limit.
                 guess.limit = self.limit.load(Ordering::Acquire);
@@ -161,7 +162,10 @@ impl<'a> Ring<'a> {
             if (old.lap().wrapping_sub(self.lap(at)) as i32) < 0 {
                 let new = Stamp::new(self.lap(at), slots, owner, state);
                 // AcqRel (R3). Acquire on failure: the stamp found tells where to go on.
-                if word.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                if word
+                    .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
+                    .is_ok()
+                {
                     guess.tail = at + u64::from(slots);
                     if state == SlotState::Claimed {
                         // Release fence (R2): the floor that allowed this claim is visible no later than the first
@@ -195,7 +199,11 @@ impl<'a> Ring<'a> {
             Seen::Lapped => {
                 let before = guess.tail;
                 guess.tail = self.recent_boundary();
-                if guess.tail > before { Hop::On } else { Hop::Bad }
+                if guess.tail > before {
+                    Hop::On
+                } else {
+                    Hop::Bad
+                }
             }
             Seen::Bad => Hop::Bad,
         }
@@ -212,7 +220,11 @@ impl<'a> Ring<'a> {
         // Acquire: `published` was stored after the records ahead of it were seen READY.
         let published = self.published.load(Ordering::Acquire);
         let hint = self.tail_hint.load(Ordering::Relaxed);
-        if hint > published && self.is_near(hint) { hint } else { published }
+        if hint > published && self.is_near(hint) {
+            hint
+        } else {
+            published
+        }
     }
 
     /// The boundary at which the ring ends now, claims included.
@@ -253,7 +265,10 @@ impl<'a> Ring<'a> {
 
     /// Where the prefix of READY records and padding ends, from `published` on. `unblock` is asked about each claim
     /// in the way, and says whether to look again.
-    pub(crate) fn ready_prefix(&self, mut unblock: impl FnMut(u64, Stamp) -> bool) -> Result<u64, u64> {
+    pub(crate) fn ready_prefix(
+        &self,
+        mut unblock: impl FnMut(u64, Stamp) -> bool,
+    ) -> Result<u64, u64> {
         // Acquire: pairs with the store in `raise_published`.
         let mut at = self.published.load(Ordering::Acquire);
         let end = at + self.len();

@@ -16,7 +16,14 @@ pub(crate) const TIME_SHIFT: u32 = 20;
 ///
 /// `inner`: the record is not the first of its group and gets a stamp of its own.
 #[inline(always)]
-pub(crate) fn write(ring: &Ring<'_>, lsn: u64, head: &RecordHead, body: &[u8], owner: u32, inner: bool) {
+pub(crate) fn write(
+    ring: &Ring<'_>,
+    lsn: u64,
+    head: &RecordHead,
+    body: &[u8],
+    owner: u32,
+    inner: bool,
+) {
     let slot = ring.slot(lsn);
     let words = head.words();
     // Relaxed: the slots are claimed, nobody believes them before READY, which is stored with Release (R1).
@@ -26,7 +33,9 @@ pub(crate) fn write(ring: &Ring<'_>, lsn: u64, head: &RecordHead, body: &[u8], o
     let base = core::ptr::from_ref(slot).cast_mut().cast::<u8>();
     if body.len() == 8 {
         // The commonest patch, without a call.
-        let word = u64::from_ne_bytes([body[0], body[1], body[2], body[3], body[4], body[5], body[6], body[7]]);
+        let word = u64::from_ne_bytes([
+            body[0], body[1], body[2], body[3], body[4], body[5], body[6], body[7],
+        ]);
         slot.body[3].store(word, Ordering::Relaxed);
         slot.body[4].store(0, Ordering::Relaxed);
         slot.body[5].store(0, Ordering::Relaxed);
@@ -51,12 +60,16 @@ pub(crate) fn write(ring: &Ring<'_>, lsn: u64, head: &RecordHead, body: &[u8], o
         }
     }
     if inner {
-        let stamp = Stamp::new(ring.lap(lsn), slots_for(body.len()) as u32, owner, SlotState::Inner);
+        let stamp = Stamp::new(
+            ring.lap(lsn),
+            slots_for(body.len()) as u32,
+            owner,
+            SlotState::Inner,
+        );
         // Relaxed: published with the stamp of the group.
         slot.stamp.store(stamp.0, Ordering::Relaxed);
     }
 }
-
 
 /// Reads the fixed part of the record at `lsn`.
 #[inline(always)]
@@ -75,7 +88,10 @@ pub(crate) fn read_head(ring: &Ring<'_>, lsn: u64) -> RecordHead {
 pub(crate) fn checked_slots(head: &RecordHead, lsn: u64, room: u64) -> Result<u64, Corrupt> {
     let slots = slots_for(head.body as usize);
     if slots > room {
-        return Err(Corrupt { what: "record longer than its group", offset: lsn });
+        return Err(Corrupt {
+            what: "record longer than its group",
+            offset: lsn,
+        });
     }
     Ok(slots)
 }
@@ -205,7 +221,9 @@ mod tests {
 
     fn ranges(kind: Kind, offset: u32, payload: &[u8], size: u64) -> Option<Vec<(usize, Vec<u8>)>> {
         let mut out = Vec::new();
-        for_each_range(kind, offset, payload, size, |at, b| out.push((at, b.to_vec())))?;
+        for_each_range(kind, offset, payload, size, |at, b| {
+            out.push((at, b.to_vec()))
+        })?;
         Some(out)
     }
 
@@ -222,7 +240,10 @@ mod tests {
         p.extend([7; 9]);
         assert_eq!(ranges(Kind::Ranges, 0, &p, 13), Some(vec![(4, vec![7; 9])]));
         assert_eq!(ranges(Kind::Ranges, 0, &p, 12), None);
-        assert_eq!(ranges(Kind::Masked, 0, &[9, 0, 0, 0, 0, 0, 0, 0, 1], 100), None);
+        assert_eq!(
+            ranges(Kind::Masked, 0, &[9, 0, 0, 0, 0, 0, 0, 0, 1], 100),
+            None
+        );
     }
 
     #[test]
@@ -232,6 +253,9 @@ mod tests {
         p.extend(0u32.to_le_bytes());
         p.push(0b10110);
         p.extend([10, 11, 12, 13, 14]);
-        assert_eq!(ranges(Kind::Masked, 3, &p, 8), Some(vec![(4, vec![11, 12]), (7, vec![14])]));
+        assert_eq!(
+            ranges(Kind::Masked, 3, &p, 8),
+            Some(vec![(4, vec![11, 12]), (7, vec![14])])
+        );
     }
 }
