@@ -632,7 +632,7 @@ impl Participant {
     fn lock_free_index(&self) -> Result<(PageId, &crate::sync::AtomicU32), PageError> {
         loop {
             let index = self.next_index()?;
-            let word = self.core.ctl.owner(index);
+            let word = self.owner_word(index);
             if owner::try_acquire(word, self.me).is_err() {
                 // In somebody's hands right now: a hint gone stale. Look at it again at the next sweep.
                 self.core
@@ -747,7 +747,7 @@ impl Participant {
         self.check_fork()?;
         let names = &self.core.ctl.header().names_lock;
         let word = match self.core.pages.entry(id.index) {
-            Some(_) => self.core.ctl.owner(id.index),
+            Some(_) => self.owner_word(id.index),
             None => return Err(PageError::PageGone(id)),
         };
         let mut named = self.core.pages.find_cold(id)?.is_some();

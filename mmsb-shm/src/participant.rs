@@ -19,8 +19,8 @@ use crate::error::{AttachError, Corrupt, PageError};
 use crate::layout::participant::{ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE_NAME_WORDS};
 use crate::page::owner;
 use crate::recovery;
-use crate::ring::Guess;
-use crate::segment::{Core, LOCK_SLOT};
+use crate::ring::{Guess, Ring};
+use crate::segment::{Core, LOCK_SLOT, owner_position};
 use crate::stats::Counter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, relax};
 use crate::sys::{barrier, clock, fork, lock, process, space};
@@ -75,7 +75,39 @@ pub struct Participant {
     pub(crate) pools: RefCell<Pools>,
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) leases: RefCell<Vec<u32>>,
+    /// Length of `leases`, for the hot path.
+    pub(crate) lease_count: Cell<u32>,
     pub(crate) pins: Cell<u32>,
+    pub(crate) hot: Hot,
+}
+
+/// What every commit touches, resolved once at attach.
+#[derive(Clone, Copy)]
+pub(crate) struct Hot {
+    pub(crate) ring: Ring<'static>,
+    slot: &'static ParticipantSlot,
+    owners: &'static [AtomicU32],
+    owner_shift: u32,
+    sleepers: &'static AtomicU32,
+    owner_sleepers: &'static AtomicU32,
+}
+
+impl Hot {
+    fn new(core: &Arc<Core>, index: u32) -> Hot {
+        // SAFETY: everything borrowed from `core` lies in its mappings, which stay in place until the last `Arc` is
+        // gone; the participant that holds this struct holds an `Arc` as well, and hands the references out with its
+        // own lifetime only.
+        let core: &'static Core = unsafe { &*Arc::as_ptr(core) };
+        let h = core.ctl.header();
+        Hot {
+            ring: core.pages.ring(),
+            slot: &core.ctl.participants()[index as usize],
+            owners: core.ctl.owners(),
+            owner_shift: core.ctl.owner_shift(),
+            sleepers: &h.sleepers,
+            owner_sleepers: &h.owner_sleepers,
+        }
+    }
 }
 
 /// Who an owner word names.
@@ -310,7 +342,9 @@ impl Participant {
         core.pages.count(Counter::Joins, 1);
         let created_ns = core.pages.header().created_ns.load(Ordering::Relaxed);
         let name = config.name.clone();
+        let hot = Hot::new(&core, index);
         let participant = Participant {
+            hot,
             core,
             fd: ManuallyDrop::new(fd),
             index,
@@ -323,6 +357,7 @@ impl Participant {
             pools: RefCell::new(Pools::default()),
             scratch: RefCell::new(Vec::new()),
             leases: RefCell::new(Vec::new()),
+            lease_count: Cell::new(0),
             pins: Cell::new(0),
         };
         let source = participant.source_id(&name).map_err(|e| match e {
@@ -366,7 +401,19 @@ impl Participant {
 
     #[inline(always)]
     pub(crate) fn slot(&self) -> &ParticipantSlot {
-        &self.core.ctl.participants()[self.index as usize]
+        self.hot.slot
+    }
+
+    /// The ring.
+    #[inline(always)]
+    pub(crate) fn ring(&self) -> Ring<'_> {
+        self.hot.ring
+    }
+
+    /// Owner word of a page.
+    #[inline(always)]
+    pub(crate) fn owner_word(&self, index: u32) -> &AtomicU32 {
+        &self.hot.owners[owner_position(index, self.hot.owner_shift)]
     }
 
     /// Refuses a handle that a fork copied: its slot and lock are the parent's.
@@ -541,12 +588,17 @@ impl Participant {
 
     #[inline(always)]
     pub(crate) fn wake_owner_waiters(&self, stripe: u32) {
-        let h = self.core.ctl.header();
         // The cheap half of the barrier: the sleeper runs the heavy one (see `doorbell`).
         crate::sync::light();
-        if h.owner_sleepers.load(Ordering::Relaxed) & doorbell::bit(stripe) != 0 {
-            doorbell::wake(&h.owner_bell, &h.owner_sleepers, doorbell::bit(stripe));
+        if self.hot.owner_sleepers.load(Ordering::Relaxed) & doorbell::bit(stripe) != 0 {
+            self.wake_owner_waiters_slow(stripe);
         }
+    }
+
+    #[cold]
+    fn wake_owner_waiters_slow(&self, stripe: u32) {
+        let h = self.core.ctl.header();
+        doorbell::wake(&h.owner_bell, &h.owner_sleepers, doorbell::bit(stripe));
     }
 
     /// Wakes subscribers that sleep for a page of these stripes.
@@ -554,7 +606,7 @@ impl Participant {
     pub(crate) fn ring_bell(&self, mask: u32) {
         // The cheap half: READY above, the look at the flags below (see `doorbell`).
         crate::sync::light();
-        if self.core.ctl.header().sleepers.load(Ordering::Relaxed) & mask != 0 {
+        if self.hot.sleepers.load(Ordering::Relaxed) & mask != 0 {
             self.ring_bell_slow(mask);
         }
     }

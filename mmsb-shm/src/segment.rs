@@ -577,7 +577,7 @@ pub struct Ctl {
     participants: (u64, u32),
     cursors: (u64, u32),
     owners: (u64, u32),
-    owner_rows: u32,
+    owner_shift: u32,
     indices: (u64, u32),
 }
 
@@ -597,7 +597,7 @@ struct CtlLayout {
 
 fn ctl_layout(config: &BusConfig) -> CtlLayout {
     let line = |at: u64| at.next_multiple_of(128);
-    let owners_max = config.pages_max.next_multiple_of(16);
+    let owners_max = config.pages_max.next_power_of_two().max(16);
     let participants_at = size_of::<CtlHeader>() as u64;
     let cursors_at = line(
         participants_at + u64::from(config.participants_max) * size_of::<ParticipantSlot>() as u64,
@@ -659,12 +659,16 @@ impl Ctl {
         self.table(self.owners)
     }
 
-    /// Owner word of a page index below `pages_max`. Neighbouring pages have theirs on different lines.
+    /// Owner word of a page index below `pages_max`. Neighbouring pages have theirs on different lines: the index's bits
+    /// are rotated by four.
     #[inline(always)]
     pub(crate) fn owner(&self, index: u32) -> &AtomicU32 {
-        // owners_max = 16 × rows, and index < owners_max, so the position is below owners_max.
-        let at = (index % self.owner_rows) * 16 + index / self.owner_rows;
-        &self.owners()[at as usize]
+        &self.owners()[owner_position(index, self.owner_shift)]
+    }
+
+    /// Base-two logarithm of the number of owner words divided by 16.
+    pub(crate) fn owner_shift(&self) -> u32 {
+        self.owner_shift
     }
 
     /// The bitmap of free page numbers.
@@ -763,7 +767,7 @@ impl Ctl {
             }
             end = offset + size;
         }
-        if owners_max == 0 || owners_max % 16 != 0 || tables[0].1 == 0 || tables[0].1 > 1022 {
+        if owners_max < 16 || !owners_max.is_power_of_two() || tables[0].1 == 0 || tables[0].1 > 1022 {
             return Err(Corrupt {
                 what: "sizes in the control header",
                 offset: owners_max.into(),
@@ -778,10 +782,16 @@ impl Ctl {
             participants: (tables[0].0, tables[0].1),
             cursors: (tables[1].0, tables[1].1),
             owners: (tables[2].0, tables[2].1),
-            owner_rows: owners_max / 16,
+            owner_shift: (owners_max / 16).trailing_zeros(),
             indices: (tables[3].0, tables[3].1),
         })
     }
+}
+
+/// Where the owner word of a page index stands among 2^(shift + 4) words.
+#[inline(always)]
+pub(crate) fn owner_position(index: u32, shift: u32) -> usize {
+    (((index & ((1 << shift) - 1)) << 4) | (index >> shift)) as usize
 }
 
 /// Both objects, attached.
@@ -1180,6 +1190,7 @@ fn make_ctl(
     s64(&h.cursors_at, l.cursors_at);
     s64(&h.owners_at, l.owners_at);
     s64(&h.indices_at, l.indices_at);
+    s32(&h.indices_words, config.pages_max.div_ceil(64));
     for word in 0..config.pages_max.div_ceil(64) {
         let bits = (config.pages_max - word * 64).min(64);
         let free = if bits == 64 {

@@ -189,7 +189,7 @@ pub(crate) struct LockedPages<'p> {
 impl Drop for LockedPages<'_> {
     fn drop(&mut self) {
         for index in &self.indices {
-            self.by.unlock_word(self.by.core.ctl.owner(*index), *index);
+            self.by.unlock_word(self.by.owner_word(*index), *index);
             step("group.unlocked_one");
         }
     }
@@ -213,7 +213,7 @@ impl Participant {
             indices: Vec::with_capacity(indices.len()),
         };
         for index in indices {
-            self.lock_word(self.core.ctl.owner(*index), *index, Locked::Page(*index))?;
+            self.lock_word(self.owner_word(*index), *index, Locked::Page(*index))?;
             locked.indices.push(*index);
             step("group.locked_one");
         }
@@ -244,7 +244,7 @@ impl Participant {
         indices.dedup();
         loop {
             let single = match indices.as_slice() {
-                [index] => Some((*index, self.enter(*index, self.core.ctl.owner(*index))?)),
+                [index] => Some((*index, self.enter(*index, self.owner_word(*index))?)),
                 _ => None,
             };
             let locked = if single.is_none() {
@@ -255,7 +255,7 @@ impl Participant {
             step("group.locked");
             let result = self.commit_locked(changes, options);
             if let Some((index, entered)) = single {
-                self.leave_page(index, self.core.ctl.owner(index), entered);
+                self.leave_page(index, self.owner_word(index), entered);
             }
             drop(locked);
             match result? {
@@ -347,7 +347,7 @@ impl Participant {
             slots += slots_for(e.len);
             encoded.push(e);
         }
-        let ring = pages.ring();
+        let ring = self.ring();
         let max = ring.record_slots_max();
         if slots > max {
             give_back(&fresh)?;
@@ -550,7 +550,7 @@ impl Participant {
         body: &[u8],
         before_ready: impl FnOnce(u64),
     ) -> Result<Option<u64>, PageError> {
-        let ring = self.core.pages.ring();
+        let ring = self.ring();
         let slots = slots_for(body.len());
         let max = ring.record_slots_max();
         if slots > max {

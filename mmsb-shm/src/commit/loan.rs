@@ -70,7 +70,7 @@ impl Loan<'_> {
         let by = self.by;
         by.check_fork()?;
         let index = self.page.id().index;
-        let word = by.core.ctl.owner(index);
+        let word = by.owner_word(index);
         loop {
             let entered = match by.enter(index, word) {
                 Ok(entered) => entered,
@@ -239,7 +239,7 @@ impl Participant {
             });
         }
         let index = page.id().index;
-        let word = self.core.ctl.owner(index);
+        let word = self.owner_word(index);
         loop {
             let entered: Entered = self.enter(index, word)?;
             let attempt = self

@@ -54,7 +54,7 @@ impl Participant {
     /// Becomes the writer of a page for one commit.
     #[inline(always)]
     pub(crate) fn enter(&self, index: u32, word: &AtomicU32) -> Result<Entered, PageError> {
-        if self.leases.borrow().is_empty() {
+        if self.lease_count.get() == 0 {
             self.lock_word(word, index, Locked::Page(index))?;
             return Ok(Entered::Locked);
         }
@@ -92,7 +92,7 @@ impl Participant {
                 self.slot().active.store(0, Ordering::Release);
             }
             Entered::Locked => {
-                if !self.leases.borrow().is_empty() && self.leases.borrow().contains(&index) {
+                if self.lease_count.get() != 0 && self.leases.borrow().contains(&index) {
                     if owner::release(word, self.me) {
                         // Somebody is asking: let it in before taking the lease again.
                     }
@@ -114,7 +114,7 @@ impl Participant {
     /// Claims `n` slots. `None`: the ring is full; let everything go, call `wait_for_room`, start again.
     #[inline(always)]
     pub(crate) fn claim(&self, n: u32) -> Result<Option<u64>, PageError> {
-        let ring = self.core.pages.ring();
+        let ring = self.ring();
         let mut guess = self.guess.get();
         let claim = ring.try_claim(&mut guess, n, self.me);
         self.guess.set(guess);
@@ -139,7 +139,7 @@ impl Participant {
     #[inline(always)]
     pub(crate) fn publish(&self, lsn: u64, slots: u32) {
         step("commit.written");
-        self.core.pages.ring().publish(lsn, slots, self.me);
+        self.ring().publish(lsn, slots, self.me);
         step("commit.ready");
     }
 
@@ -166,13 +166,13 @@ impl Participant {
     pub fn patch(&self, page: &PageRef, offset: usize, bytes: &[u8]) -> Result<u64, PageError> {
         page.check_range(offset as u64, bytes.len() as u64)?;
         self.check_fork()?;
-        let ring = self.core.pages.ring();
+        let ring = self.ring();
         let n = slots_for(bytes.len());
         if n > ring.record_slots_max() {
             return self.patch_through_block(page, offset, bytes, 0);
         }
         let index = page.id().index;
-        let word = self.core.ctl.owner(index);
+        let word = self.owner_word(index);
         loop {
             let entered = self.enter(index, word)?;
             step("commit.locked");

@@ -34,7 +34,7 @@ impl Participant {
     pub(crate) fn wait_for_room(&self, slots: u64) -> Result<(), PageError> {
         self.yield_leases();
         let begin = Instant::now();
-        let ring = self.core.pages.ring();
+        let ring = self.ring();
         let mut rounds = 0u32;
         loop {
             let guess = self.guess.get();
@@ -199,7 +199,7 @@ impl Participant {
     /// Brings `published` up to date, for those who ask where the log ends.
     pub fn refresh_published(&self) -> Result<u64, PageError> {
         self.check_fork()?;
-        let ring = self.core.pages.ring();
+        let ring = self.ring();
         let lock = &self.core.ctl.header().limit_lock;
         if owner::try_acquire(lock, self.me).is_ok() {
             let prefix = ring.ready_prefix(|_, _| false);

@@ -154,10 +154,11 @@ pub struct CtlHeader {
     pub participants_max: AtomicU32,
     /// Cursor slots.
     pub cursors_max: AtomicU32,
-    /// Owner words (a multiple of 16, at least `pages_max`).
+    /// Owner words (a power of two, at least 16 and `pages_max`). That of page index i stands at
+    /// `(i mod owners_max/16) × 16 + i / (owners_max/16)`.
     pub owners_max: AtomicU32,
-    /// Spare.
-    pub reserved1: AtomicU32,
+    /// Words of the bitmap of free page numbers.
+    pub indices_words: AtomicU32,
     /// Offset of the participant slots.
     pub participants_at: AtomicU64,
     /// Offset of the cursors.

@@ -15,7 +15,6 @@ use crate::layout::participant::HAZARDS;
 use crate::participant::{Holder, Locked, Participant, spin_until};
 use crate::recovery;
 use crate::segment::{Block, Pages};
-use crate::stats::Counter;
 use crate::sync::{Ordering, fence, relax};
 use crate::sys::sigbus;
 use crate::testing::step;
@@ -579,6 +578,7 @@ impl Participant {
         let mut leases = self.leases.borrow_mut();
         if !leases.contains(&id.index) {
             leases.push(id.index);
+            self.lease_count.set(leases.len() as u32);
         }
         // Release: ours already; others may ask for it from now on. A request that came in is answered next time.
         word.store(self.me | owner::LEASE, Ordering::Release);
@@ -587,11 +587,12 @@ impl Participant {
 
     /// Hands every lease back. Whoever is about to wait does this first (B4).
     pub(crate) fn yield_leases(&self) {
-        if self.leases.borrow().is_empty() {
+        if self.lease_count.get() == 0 {
             return;
         }
-        for index in self.leases.borrow_mut().drain(..) {
-            self.hand_back(index);
+        // They stay listed: the next commit on such a page takes the word again.
+        for index in self.leases.borrow().iter() {
+            self.hand_back(*index);
         }
     }
 
@@ -670,8 +671,9 @@ impl Drop for Lease<'_> {
         if self.by.check_fork().is_err() {
             return;
         }
-        self.by.leases.borrow_mut().retain(|i| *i != self.id.index);
+        let mut leases = self.by.leases.borrow_mut();
+        leases.retain(|i| *i != self.id.index);
+        self.by.lease_count.set(leases.len() as u32);
         self.by.hand_back(self.id.index);
-        self.by.core.pages.count(Counter::Wakes, 0);
     }
 }
