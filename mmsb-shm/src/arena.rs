@@ -420,7 +420,6 @@ impl Participant {
     /// The block was published: it is in nobody's hand any more.
     pub(crate) fn published(&self, held: &Held<'_>) {
         self.free_hand(held.hand);
-        self.core.ctl.header().class_used[held.class as usize & 63].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Gives an unpublished block back.

@@ -681,7 +681,16 @@ impl Participant {
                 return Err(e);
             }
         };
-        let mut body = [0u8; 24].to_vec();
+        let mut plain = [0u8; 24];
+        let mut whole = Vec::new();
+        let body = match &cold {
+            None => &mut plain[..],
+            Some((_, bytes)) => {
+                whole.resize(24, 0);
+                whole.extend_from_slice(bytes);
+                &mut whole[..]
+            }
+        };
         body[..8].copy_from_slice(&held.block.at.bits().to_le_bytes());
         body[8..16].copy_from_slice(
             &cold
@@ -691,11 +700,9 @@ impl Participant {
         );
         body[16..20].copy_from_slice(&(new.size as u32).to_le_bytes());
         body[20..24].copy_from_slice(&(held.class | versions << 8).to_le_bytes());
-        if let Some((_, bytes)) = &cold {
-            body.extend_from_slice(bytes);
-        }
+        let body = &*body;
         let block = held.block;
-        let lsn = self.commit_record(id, Kind::Create, RecordFlags::BLOCK, &body, |lsn| {
+        let lsn = self.commit_record(id, Kind::Create, RecordFlags::BLOCK, body, |lsn| {
             if versions > 1 {
                 let (_, _, version, _) = cell_current(&block, new.size as u32, versions, 0);
                 version.lsn.store(lsn, Ordering::Relaxed);

@@ -767,7 +767,11 @@ impl Ctl {
             }
             end = offset + size;
         }
-        if owners_max < 16 || !owners_max.is_power_of_two() || tables[0].1 == 0 || tables[0].1 > 1022 {
+        if owners_max < 16
+            || !owners_max.is_power_of_two()
+            || tables[0].1 == 0
+            || tables[0].1 > 1022
+        {
             return Err(Corrupt {
                 what: "sizes in the control header",
                 offset: owners_max.into(),

@@ -12,7 +12,6 @@ use crate::names;
 use crate::page::{cell_current, seqlock};
 use crate::ring::record::{self, Parts};
 use crate::segment::{Block, Core};
-use crate::stats::Counter;
 use crate::sync::Ordering;
 use crate::testing::step;
 
@@ -306,6 +305,16 @@ pub(crate) fn apply_group(
     mut mine: impl FnMut(u32) -> bool,
 ) -> Result<Applied, Corrupt> {
     let mut total = Applied::default();
+    if let [r] = records {
+        // The commonest group, without the bookkeeping.
+        if !mine(r.head.index) {
+            return Ok(total);
+        }
+        if !matches!(r.kind, Kind::Patch | Kind::Ranges | Kind::Masked) {
+            total.fresh = u32::from(apply_structural(core, r)?);
+            return Ok(total);
+        }
+    }
     let is_payload = |k: Kind| matches!(k, Kind::Patch | Kind::Ranges | Kind::Masked);
     let mut order: Vec<usize> = (0..records.len())
         .filter(|i| is_payload(records[*i].kind))
@@ -381,31 +390,26 @@ pub(crate) fn apply_group(
         step("group.page");
     }
     for r in records {
-        if !mine(r.head.index) {
-            continue;
+        if mine(r.head.index) {
+            total.fresh += u32::from(apply_structural(core, r)?);
         }
-        let fresh = match r.kind {
-            Kind::Swap => {
-                let (new, old) = (
-                    BlockRef::from_bits(r.parts.new_block),
-                    BlockRef::from_bits(r.parts.old_block),
-                );
-                apply_swap(core, r.head.index, r.head.generation, new, old)?
-            }
-            Kind::Create => {
-                let fresh = apply_create(core, r)?;
-                core.pages.count(Counter::PagesCreated, fresh.into());
-                fresh
-            }
-            Kind::Destroy => {
-                let fresh = apply_destroy(core, r)?;
-                core.pages.count(Counter::PagesDestroyed, fresh.into());
-                fresh
-            }
-            Kind::Describe => apply_describe(core, r)?,
-            _ => false,
-        };
-        total.fresh += u32::from(fresh);
     }
     Ok(total)
+}
+
+/// Applies a record that changes which block, name or page there is.
+fn apply_structural(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
+    match r.kind {
+        Kind::Swap => {
+            let (new, old) = (
+                BlockRef::from_bits(r.parts.new_block),
+                BlockRef::from_bits(r.parts.old_block),
+            );
+            apply_swap(core, r.head.index, r.head.generation, new, old)
+        }
+        Kind::Create => apply_create(core, r),
+        Kind::Destroy => apply_destroy(core, r),
+        Kind::Describe => apply_describe(core, r),
+        _ => Ok(false),
+    }
 }

@@ -173,6 +173,17 @@ impl Participant {
         }
         let index = page.id().index;
         let word = self.owner_word(index);
+        // Read ahead of the compare-exchanges: it runs while the stores of the last commit drain.
+        let head = RecordHead {
+            index,
+            generation: page.id().generation,
+            offset: offset as u32,
+            body: bytes.len() as u32,
+            kind: Kind::Patch as u8,
+            flags: 0,
+            source: self.source(),
+            time: self.record_time(),
+        };
         loop {
             let entered = self.enter(index, word)?;
             step("commit.locked");
@@ -203,16 +214,6 @@ impl Participant {
                 }
             };
             let bomb = NoUnwind;
-            let head = RecordHead {
-                index,
-                generation: page.id().generation,
-                offset: offset as u32,
-                body: bytes.len() as u32,
-                kind: Kind::Patch as u8,
-                flags: 0,
-                source: self.source(),
-                time: self.record_time(),
-            };
             record::write(&ring, lsn, &head, bytes, self.me, false);
             self.publish(lsn, n as u32);
             let block = page.block();
