@@ -498,8 +498,19 @@ impl Participant {
             }
             match self.core.holder(found) {
                 Holder::Dead(index) => {
-                    recovery::participant(&self.core, &self.fd, index)?;
-                    rounds = 0;
+                    if recovery::participant(&self.core, &self.fd, index)? {
+                        rounds = 0;
+                    } else if begin.elapsed() >= self.config.timeout {
+                        // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                        return Err(PageError::Timeout {
+                            what: what.to_string(),
+                            holder: format!(
+                                "dead {}, whose recoverer does not finish",
+                                self.core.describe(index)
+                            ),
+                            waited: begin.elapsed(),
+                        });
+                    }
                     continue;
                 }
                 Holder::Nobody => {

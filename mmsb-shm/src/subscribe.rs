@@ -576,7 +576,18 @@ impl Participant {
         };
         match self.core.holder(word) {
             Holder::Dead(index) => {
-                recovery::participant(&self.core, &self.fd, index)?;
+                let recovered = recovery::participant(&self.core, &self.fd, index)?;
+                if !recovered && since.elapsed() >= self.config.timeout {
+                    // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                    return Err(PageError::Timeout {
+                        what: format!("the record at LSN {}", follower.position),
+                        holder: format!(
+                            "dead {}, whose recoverer does not finish",
+                            self.core.describe(index)
+                        ),
+                        waited: since.elapsed(),
+                    });
+                }
             }
             Holder::Alive(index) if since.elapsed() >= self.config.timeout => {
                 return Err(PageError::Timeout {
