@@ -17,6 +17,9 @@
 //! A stalled claimer is harmless: it compares against a stamp of an earlier lap, and every claim of the slot changes
 //! the stamp. A slot that another record covers as a continuation can never be a boundary of the same lap.
 
+pub(crate) mod gating;
+#[cfg(all(test, loom))]
+mod loom_ring;
 #[cfg(not(loom))]
 pub(crate) mod record;
 
