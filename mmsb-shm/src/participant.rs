@@ -457,6 +457,7 @@ impl Participant {
         let begin = Instant::now();
         let mut waited = false;
         let mut rounds = 0u32;
+        let mut asked = false;
         loop {
             // Relaxed: acted on by compare-exchange only.
             let found = word.load(Ordering::Relaxed);
@@ -467,11 +468,13 @@ impl Participant {
                 continue;
             }
             if found == owner::REQUEST {
-                // A reader asks for a gap: let it have one, bounded, then go on.
-                if !spin_until(Duration::from_micros(8), || {
-                    word.load(Ordering::Relaxed) != owner::REQUEST
-                }) && owner::try_acquire_requested(word, self.me)
-                {
+                // A reader asks for a gap: let it have one, bounded, then go on. If it was us who asked a leaseholder,
+                // the word is ours to take.
+                let given = !asked
+                    && spin_until(Duration::from_micros(8), || {
+                        word.load(Ordering::Relaxed) != owner::REQUEST
+                    });
+                if !given && owner::try_acquire_requested(word, self.me) {
                     return Ok(());
                 }
                 continue;
@@ -493,8 +496,14 @@ impl Participant {
                 waited = true;
                 Self::bump(&self.slot().waits, 1);
             }
-            if found & owner::LEASE != 0 && self.take_from_leaseholder(word, found) {
-                return Ok(());
+            if found & owner::LEASE != 0 {
+                asked = true;
+                if self.take_from_leaseholder(word, found) {
+                    return Ok(());
+                }
+                if word.load(Ordering::Relaxed) & owner::LEASE == 0 {
+                    continue;
+                }
             }
             match self.core.holder(found) {
                 Holder::Dead(index) => {
