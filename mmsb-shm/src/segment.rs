@@ -749,7 +749,7 @@ impl Ctl {
             (at(&h.owners_at), owners_max, 4, "owner words"),
             (
                 at(&h.indices_at),
-                owners_max.div_ceil(64),
+                r(&h.indices_words),
                 8,
                 "free page numbers",
             ),

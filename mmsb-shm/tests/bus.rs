@@ -417,3 +417,22 @@ fn a_busy_leaseholder_and_a_writer_share_a_page_and_lose_nothing() {
     assert_eq!(a.read(&page, 0, &mut out).unwrap().epoch, 9000);
     assert!(out.chunks(8).all(|c| c == 2999u64.to_le_bytes()));
 }
+
+#[test]
+fn every_page_number_of_an_odd_count_can_be_used_and_used_again() {
+    let bus = bus_with(&BusConfig {
+        pages_max: 1001,
+        ..BusConfig::default()
+    });
+    let a = bus.join("a");
+    for _ in 0..3 {
+        let ids: Vec<_> = (0..1001)
+            .map(|_| a.create_page(&page(8)).unwrap())
+            .collect();
+        assert!(matches!(a.create_page(&page(8)), Err(PageError::Full(_))));
+        assert_eq!(ids.iter().map(|id| id.index).max(), Some(1000));
+        for id in ids {
+            a.destroy_page(id).unwrap();
+        }
+    }
+}
