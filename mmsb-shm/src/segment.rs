@@ -686,6 +686,16 @@ impl Ctl {
         &self.path
     }
 
+    /// Most participants at one time.
+    pub fn participants_max(&self) -> u32 {
+        self.participants.1
+    }
+
+    /// Most subscriptions with a cursor at one time.
+    pub fn cursors_max(&self) -> u32 {
+        self.cursors.1
+    }
+
     /// What the kernel says about the object.
     pub fn stat(&self) -> io::Result<space::ObjectStat> {
         space::stat(self.fd.as_fd())
@@ -767,7 +777,11 @@ impl Ctl {
             }
             end = offset + size;
         }
-        if owners_max < 16 || !owners_max.is_power_of_two() || tables[0].1 == 0 || tables[0].1 > 1022 {
+        if owners_max < 16
+            || !owners_max.is_power_of_two()
+            || tables[0].1 == 0
+            || tables[0].1 > 1022
+        {
             return Err(Corrupt {
                 what: "sizes in the control header",
                 offset: owners_max.into(),
