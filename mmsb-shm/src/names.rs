@@ -143,7 +143,7 @@ impl Cold {
     }
 
     /// The reverse, from bytes that may be anything.
-    fn decode(bytes: &[u8]) -> Option<(PageId, Cold)> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(PageId, Cold)> {
         let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let id = PageId {
             index: u32_at(0)?,

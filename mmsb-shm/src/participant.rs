@@ -417,8 +417,11 @@ impl Participant {
     }
 
     /// Refuses a handle that a fork copied: its slot and lock are the parent's.
+    ///
+    /// # Errors
+    /// [`PageError::Forked`].
     #[inline(always)]
-    pub(crate) fn check_fork(&self) -> Result<(), PageError> {
+    pub fn check_fork(&self) -> Result<(), PageError> {
         if fork::generation() == self.fork_generation {
             Ok(())
         } else {

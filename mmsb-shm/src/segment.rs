@@ -686,6 +686,16 @@ impl Ctl {
         &self.path
     }
 
+    /// Most participants at one time.
+    pub fn participants_max(&self) -> u32 {
+        self.participants.1
+    }
+
+    /// Most subscriptions with a cursor at one time.
+    pub fn cursors_max(&self) -> u32 {
+        self.cursors.1
+    }
+
     /// What the kernel says about the object.
     pub fn stat(&self) -> io::Result<space::ObjectStat> {
         space::stat(self.fd.as_fd())

@@ -10,6 +10,7 @@ use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::BlockRef;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
+use crate::names::Cold;
 use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
 use crate::recovery;
@@ -80,6 +81,20 @@ impl Delta<'_> {
         let size = record::take_u32(&mut body)?;
         let shape = record::take_u32(&mut body)?;
         Some((size, (shape >> 8 & 0xff).max(1)))
+    }
+
+    /// For a creation or a description: the page's name, schema and metadata from here on. `None` for other kinds, and
+    /// for bytes that no writer makes.
+    pub fn cold(&self) -> Option<Cold> {
+        let bytes = match self.kind {
+            Kind::Create => self.payload.get(8..)?,
+            Kind::Describe => self.payload,
+            _ => return None,
+        };
+        if bytes.is_empty() {
+            return Some(Cold::default());
+        }
+        Cold::decode(bytes).map(|(_, cold)| cold)
     }
 }
 
