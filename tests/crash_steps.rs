@@ -117,7 +117,7 @@ fn die_at_every_step(name: &str) {
         let mut survivor = Survivor::found(&dir.dir, op(name).ring_bytes);
         let mut worker = dir.worker(&[name, "kill", step, &skip.to_string()]);
         let result = await_death(&mut worker, &mut survivor)
-            .and_then(|()| survivor.observe_unrepaired(&worlds))
+            .and_then(|()| survivor.observe_unrepaired(&worlds, !name.starts_with("batch")))
             .and_then(|()| survivor.use_everything())
             .and_then(|()| survivor.compare(&worlds));
         if let Err(e) = result {
@@ -185,7 +185,7 @@ fn recoverer_dies(name: &str, at: &str, skip: usize) {
         let result = await_death(&mut victim, &mut survivor)
             .and_then(|()| recoverer.send("go").map_err(|e| e.to_string()))
             .and_then(|()| await_death(&mut recoverer, &mut survivor))
-            .and_then(|()| survivor.observe_unrepaired(&worlds))
+            .and_then(|()| survivor.observe_unrepaired(&worlds, !name.starts_with("batch")))
             .and_then(|()| survivor.use_everything())
             .and_then(|()| survivor.compare(&worlds));
         if let Err(e) = result {

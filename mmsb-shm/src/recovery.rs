@@ -258,7 +258,8 @@ pub(crate) fn vacate(core: &Core, index: u32, generation: u64) {
         word.store(0, Ordering::Release);
     }
     let life = owner::word(index, generation);
-    for cursor in core.ctl.cursors_used() {
+    // All of them: a life that ended between taking a cursor and counting it in `cursors_used` left one further on.
+    for cursor in core.ctl.cursors() {
         if cursor.owner.load(Ordering::Acquire) == life {
             cursor.gating.store(0, Ordering::Release);
             cursor.owner.store(0, Ordering::Release);

@@ -468,9 +468,19 @@ impl Pages {
         self.ring().end()
     }
 
-    /// The oldest LSN that may still be followed from.
+    /// The oldest LSN that may still be followed from: the first record boundary that is not ahead of the floor, which
+    /// itself may lie anywhere. The end of the ring where writers overtake every look.
     pub fn floor_lsn(&self) -> u64 {
-        self.ring().floor.load(Ordering::Acquire)
+        let ring = self.ring();
+        for _ in 0..100 {
+            // Lapped or not, whatever is a boundary once is one for ever; it only has to be still there.
+            if let Some(at) = self.boundary_near(0)
+                && ring.is_intact(at)
+            {
+                return at;
+            }
+        }
+        ring.end()
     }
 }
 

@@ -62,11 +62,12 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Makes the pages that every scenario begins with.
+/// Makes the pages that every scenario begins with, calling `drain` after each commit: on the smallest ring somebody
+/// has to follow, and a creation that waits for room takes another page number.
 ///
 /// # Panics
 /// When the bus refuses.
-pub fn furnish(p: &Participant) {
+pub fn furnish(p: &Participant, mut drain: impl FnMut()) {
     let pages = [
         ("plain", 200, 1),
         ("wide", 3000, 1),
@@ -81,16 +82,19 @@ pub fn furnish(p: &Participant) {
             ..named(size, name)
         };
         p.create_page(&new).expect("a page");
+        drain();
         let page = p.open_page(name).expect("the page");
         // In pieces that fit the smallest ring.
         for (i, piece) in pattern(n as u64, size as usize).chunks(500).enumerate() {
             p.patch(&page, i * 500, piece).expect("a patch");
+            drain();
         }
     }
     let page = p.open_page("loaned").expect("the page");
     let mut loan = p.loan(&page).expect("a loan");
     loan.copy_from_slice(&pattern(99, 5000));
     loan.publish(0).expect("to publish");
+    drain();
     // The one without a name.
     let id = p
         .create_page(&NewPage {
@@ -100,6 +104,7 @@ pub fn furnish(p: &Participant) {
         .expect("a page");
     let page = p.core().pages.resolve(id).expect("the page");
     p.patch(&page, 0, &pattern(98, 77)).expect("a patch");
+    drain();
 }
 
 /// The page without a name that [`furnish`] made.

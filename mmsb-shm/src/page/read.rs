@@ -352,7 +352,9 @@ impl Pages {
             if !same_entry || page.block().header.seq.load(Ordering::Relaxed) != *begin {
                 return Ok(false);
             }
-            version.epoch = begin >> 1;
+            if page.versions.get() == 1 {
+                version.epoch = begin >> 1;
+            }
         }
         Ok(true)
     }
