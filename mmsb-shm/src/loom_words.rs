@@ -1,4 +1,5 @@
-//! Models of the store-then-look protocols: doorbell, hazards, block states.
+//! Models of the store-then-look protocols: doorbell, hazards, block states. For the yields see
+//! [`crate::ring::loom_ring`].
 
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
@@ -88,6 +89,7 @@ fn a_sleeper_is_woken_whatever_it_was_about_to_do() {
             let bell = Arc::clone(&bell);
             thread::spawn(move || bell.sleep(0))
         };
+        thread::yield_now();
         bell.make_ready(0);
         sleeper.join().unwrap();
     });
@@ -102,6 +104,7 @@ fn a_sleeper_whose_flag_another_waker_wiped_is_woken_all_the_same() {
             thread::spawn(move || bell.sleep(condition))
         });
         // Two records one after the other; each is what one of the two sleeps for, under the same flag.
+        thread::yield_now();
         bell.make_ready(0);
         bell.make_ready(1);
         for sleeper in sleepers {
@@ -150,6 +153,7 @@ fn a_pinned_block_is_not_reused() {
                 }
             })
         };
+        thread::yield_now();
         if hazard::pin(&hazards[0], 1, &block.entry, 1) {
             // SAFETY: pinned; the model checks that nobody writes meanwhile.
             block.content.with(|c| assert_eq!(unsafe { *c }, 0));
@@ -184,6 +188,7 @@ fn a_block_has_one_taker_at_a_time_whatever_the_hints_say() {
             })
         };
         let (one, two) = (taker(1), taker(2));
+        thread::yield_now();
         // A sweep that saw the block FREE a moment ago lists it although it may be taken.
         blocks::give_bits(&block.free, 1);
         let uses = one.join().unwrap() + two.join().unwrap();

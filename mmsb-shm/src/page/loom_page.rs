@@ -1,4 +1,5 @@
-//! Models of a page: sequence word and directory entry, cells, owner words, leases.
+//! Models of a page: sequence word and directory entry, cells, owner words, leases. For the yields see
+//! [`crate::ring::loom_ring`].
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -65,6 +66,7 @@ fn a_read_is_one_state_of_the_page() {
                 block.patch(2);
             })
         };
+        thread::yield_now();
         if let Some((epoch, lsn, copy)) = block.try_read() {
             assert_eq!((epoch, copy), (lsn, [lsn; 2]));
         }
@@ -89,6 +91,7 @@ fn a_cut_holds_all_of_a_transaction_or_nothing() {
                 }
             })
         };
+        thread::yield_now();
         // As `try_cut`.
         let begins = [0, 1].map(|i: usize| seqlock::read_begin(&pages[i].seq));
         if begins.iter().all(|b| b & 1 == 0) {
@@ -130,6 +133,7 @@ fn a_block_that_left_its_page_is_not_taken_for_it() {
                 }
             })
         };
+        thread::yield_now();
         let seen = entry.load(Ordering::Acquire);
         if let Some((_, _, copy)) = block.try_read() {
             if seen == ENTRY_OLD && seqlock::still_there(&entry, seen) {
@@ -160,6 +164,7 @@ fn a_version_of_a_cell_is_read_whole_or_not_believed() {
                 }
             })
         };
+        thread::yield_now();
         let seen = cell::current(&head);
         let copy = [0, 1].map(|i: usize| slots[(seen % K) as usize][i].load(Ordering::Relaxed));
         if cell::still(&head, seen, K) {
@@ -210,6 +215,7 @@ fn an_owner_word_excludes_also_while_a_reader_asks_for_a_gap() {
             })
         };
         let (one, two) = (writer(0), writer(1));
+        thread::yield_now();
         // As `read_slow`: ask, then take the request back if nobody owns the word.
         page.word.fetch_or(REQUEST, Ordering::AcqRel);
         let _ = page
@@ -228,8 +234,6 @@ fn a_recoverer_clears_the_words_of_its_dead_only() {
     loom::model(|| {
         let dead = owner::word(0, 1);
         let page = Guarded::new(dead);
-        // The repair; then the word is given up, by two who both think that it is theirs to do.
-        page.change();
         let writer = {
             let page = Arc::clone(&page);
             thread::spawn(move || {
@@ -240,6 +244,9 @@ fn a_recoverer_clears_the_words_of_its_dead_only() {
                 }
             })
         };
+        thread::yield_now();
+        // The repair; then the word is given up, by two who both think that it is theirs to do.
+        page.change();
         let second = {
             let page = Arc::clone(&page);
             thread::spawn(move || owner::clear_if(&page.word, dead))
@@ -271,6 +278,7 @@ fn a_lease_is_taken_only_between_two_commits() {
                 }
             })
         };
+        thread::yield_now();
         let me = owner::word(1, 1);
         let asked = lease::ask(&page.word, holder | LEASE).expect("nobody else asks");
         heavy();

@@ -1,5 +1,8 @@
 //! Models of the ring: claims, publication, laps, the overwrite floor, cursors and holds. Rings of two and four slots,
 //! the code that runs.
+//!
+//! The yields: loom does not set the steps of a model's first thread against those of threads that have not begun, unless
+//! it has yielded to them once.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -127,6 +130,7 @@ fn two_claimers_lose_and_double_nothing_and_a_reader_sees_whole_records() {
             })
         };
         let (one, two) = (writer(1, 1), writer(2, 2));
+        thread::yield_now();
         heap.check(4);
         heap.check(5);
         let (one, two) = (one.join().unwrap(), two.join().unwrap());
@@ -190,6 +194,7 @@ fn a_reader_that_is_lapped_never_accepts_a_torn_record() {
                 heap.commit(&mut guess, 1, 2)
             })
         };
+        thread::yield_now();
         if let Some(owner) = heap.check(2) {
             assert_eq!(owner, 1);
         }
@@ -217,6 +222,7 @@ fn writers_claim_across_a_lap_while_the_limit_moves() {
         };
         let (one, two) = (writer(1), writer(2));
         // The mover: what is READY now may be overwritten.
+        thread::yield_now();
         let published = heap.ring().ready_prefix(|_, _| false).unwrap();
         heap.ring().raise_published(published);
         heap.ring().raise_limit(published, published + 1);
@@ -250,6 +256,7 @@ fn a_dead_claim_is_padded_by_one_recoverer_and_then_passed() {
             })
         };
         let (one, two) = (recover(), recover());
+        thread::yield_now();
         let prefix = heap.ring().ready_prefix(|lsn, stamp| {
             assert_eq!((lsn, stamp.owner_index()), (4, 6));
             false
@@ -296,6 +303,7 @@ fn a_joining_cursor_holds_the_floor_or_starts_behind_it() {
                 move_limit(&heap, 7, &*cursors, &[]);
             })
         };
+        thread::yield_now();
         let me = owner::word(0, 1);
         cursors[0].owner.store(me, Ordering::Release);
         gating::announce(&cursors[0], true);
@@ -327,6 +335,7 @@ fn a_committed_record_is_held_until_it_is_applied() {
                 gating::unhold(&holds[0]);
             })
         };
+        thread::yield_now();
         let (least, needs) = move_limit(&heap, 5, &[], &*holds);
         if least > 2 {
             assert_eq!(

@@ -19,7 +19,7 @@
 
 pub(crate) mod gating;
 #[cfg(all(test, loom))]
-mod loom_ring;
+pub(crate) mod loom_ring;
 #[cfg(not(loom))]
 pub(crate) mod record;
 
