@@ -417,8 +417,11 @@ impl Participant {
     }
 
     /// Refuses a handle that a fork copied: its slot and lock are the parent's.
+    ///
+    /// # Errors
+    /// [`PageError::Forked`].
     #[inline(always)]
-    pub(crate) fn check_fork(&self) -> Result<(), PageError> {
+    pub fn check_fork(&self) -> Result<(), PageError> {
         if fork::generation() == self.fork_generation {
             Ok(())
         } else {
@@ -457,6 +460,7 @@ impl Participant {
         let begin = Instant::now();
         let mut waited = false;
         let mut rounds = 0u32;
+        let mut asked = false;
         loop {
             // Relaxed: acted on by compare-exchange only.
             let found = word.load(Ordering::Relaxed);
@@ -467,11 +471,13 @@ impl Participant {
                 continue;
             }
             if found == owner::REQUEST {
-                // A reader asks for a gap: let it have one, bounded, then go on.
-                if !spin_until(Duration::from_micros(8), || {
-                    word.load(Ordering::Relaxed) != owner::REQUEST
-                }) && owner::try_acquire_requested(word, self.me)
-                {
+                // A reader asks for a gap: let it have one, bounded, then go on. If it was us who asked a leaseholder,
+                // the word is ours to take.
+                let given = !asked
+                    && spin_until(Duration::from_micros(8), || {
+                        word.load(Ordering::Relaxed) != owner::REQUEST
+                    });
+                if !given && owner::try_acquire_requested(word, self.me) {
                     return Ok(());
                 }
                 continue;
@@ -493,13 +499,30 @@ impl Participant {
                 waited = true;
                 Self::bump(&self.slot().waits, 1);
             }
-            if found & owner::LEASE != 0 && self.take_from_leaseholder(word, found) {
-                return Ok(());
+            if found & owner::LEASE != 0 {
+                asked = true;
+                if self.take_from_leaseholder(word, found) {
+                    return Ok(());
+                }
+                if word.load(Ordering::Relaxed) & owner::LEASE == 0 {
+                    continue;
+                }
             }
             match self.core.holder(found) {
                 Holder::Dead(index) => {
-                    recovery::participant(&self.core, &self.fd, index)?;
-                    rounds = 0;
+                    if recovery::participant(&self.core, &self.fd, index)? {
+                        rounds = 0;
+                    } else if begin.elapsed() >= self.config.timeout {
+                        // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                        return Err(PageError::Timeout {
+                            what: what.to_string(),
+                            holder: format!(
+                                "dead {}, whose recoverer does not finish",
+                                self.core.describe(index)
+                            ),
+                            waited: begin.elapsed(),
+                        });
+                    }
                     continue;
                 }
                 Holder::Nobody => {

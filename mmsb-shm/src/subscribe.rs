@@ -10,6 +10,7 @@ use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::BlockRef;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
+use crate::names::Cold;
 use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
 use crate::recovery;
@@ -80,6 +81,20 @@ impl Delta<'_> {
         let size = record::take_u32(&mut body)?;
         let shape = record::take_u32(&mut body)?;
         Some((size, (shape >> 8 & 0xff).max(1)))
+    }
+
+    /// For a creation or a description: the page's name, schema and metadata from here on. `None` for other kinds, and
+    /// for bytes that no writer makes.
+    pub fn cold(&self) -> Option<Cold> {
+        let bytes = match self.kind {
+            Kind::Create => self.payload.get(8..)?,
+            Kind::Describe => self.payload,
+            _ => return None,
+        };
+        if bytes.is_empty() {
+            return Some(Cold::default());
+        }
+        Cold::decode(bytes).map(|(_, cold)| cold)
     }
 }
 
@@ -453,9 +468,19 @@ impl Pages {
         self.ring().end()
     }
 
-    /// The oldest LSN that may still be followed from.
+    /// The oldest LSN that may still be followed from: the first record boundary that is not ahead of the floor, which
+    /// itself may lie anywhere. The end of the ring where writers overtake every look.
     pub fn floor_lsn(&self) -> u64 {
-        self.ring().floor.load(Ordering::Acquire)
+        let ring = self.ring();
+        for _ in 0..100 {
+            // Lapped or not, whatever is a boundary once is one for ever; it only has to be still there.
+            if let Some(at) = self.boundary_near(0)
+                && ring.is_intact(at)
+            {
+                return at;
+            }
+        }
+        ring.end()
     }
 }
 
@@ -570,7 +595,18 @@ impl Participant {
         };
         match self.core.holder(word) {
             Holder::Dead(index) => {
-                recovery::participant(&self.core, &self.fd, index)?;
+                let recovered = recovery::participant(&self.core, &self.fd, index)?;
+                if !recovered && since.elapsed() >= self.config.timeout {
+                    // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                    return Err(PageError::Timeout {
+                        what: format!("the record at LSN {}", follower.position),
+                        holder: format!(
+                            "dead {}, whose recoverer does not finish",
+                            self.core.describe(index)
+                        ),
+                        waited: since.elapsed(),
+                    });
+                }
             }
             Holder::Alive(index) if since.elapsed() >= self.config.timeout => {
                 return Err(PageError::Timeout {

@@ -67,7 +67,9 @@ impl Participant {
             if lease::enter(word, &self.slot().active, self.me) {
                 return Ok(Entered::Leased);
             }
-            self.hand_back(index);
+            if lease::answer(word, self.me) {
+                self.wake_owner_waiters(index);
+            }
             // Whoever asked gets the page first; then this is an ordinary commit, and the lease is taken again after.
             self.lock_word(word, index, Locked::Page(index))?;
             return Ok(Entered::Locked);

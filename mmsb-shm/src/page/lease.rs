@@ -37,6 +37,19 @@ pub(crate) fn leave(active: &AtomicU32) {
     active.store(0, Ordering::Release);
 }
 
+/// Hands a leased word back because somebody asks for it: the request stays, so that whoever takes the word next gives
+/// a waiting reader its gap first. False: it is not ours any more.
+pub(crate) fn answer(word: &AtomicU32, me: u32) -> bool {
+    // Release (O1): what was written under the lease is visible to the next owner.
+    word.compare_exchange(
+        me | LEASE | REQUEST,
+        REQUEST,
+        Ordering::Release,
+        Ordering::Relaxed,
+    )
+    .is_ok()
+}
+
 /// Asks the holder of the lease `found` to let go. The word as it is now, to be given to [`take`]; `None`: it moved on.
 pub(crate) fn ask(word: &AtomicU32, found: u32) -> Option<u32> {
     let asked = found | REQUEST;

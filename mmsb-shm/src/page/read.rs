@@ -352,7 +352,9 @@ impl Pages {
             if !same_entry || page.block().header.seq.load(Ordering::Relaxed) != *begin {
                 return Ok(false);
             }
-            version.epoch = begin >> 1;
+            if page.versions.get() == 1 {
+                version.epoch = begin >> 1;
+            }
         }
         Ok(true)
     }
@@ -451,7 +453,21 @@ impl Participant {
         self.yield_leases();
         let found = self.core.ctl.owner(page.id.index).load(Ordering::Acquire);
         match self.core.holder(found) {
-            Holder::Dead(index) => recovery::participant(&self.core, &self.fd, index).map(|_| ()),
+            Holder::Dead(index) => {
+                let recovered = recovery::participant(&self.core, &self.fd, index)?;
+                if !recovered && begin.elapsed() >= self.config.timeout {
+                    // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                    return Err(PageError::Timeout {
+                        what: Locked::Page(page.id.index).to_string(),
+                        holder: format!(
+                            "dead {}, whose recoverer does not finish",
+                            self.core.describe(index)
+                        ),
+                        waited: begin.elapsed(),
+                    });
+                }
+                Ok(())
+            }
             Holder::Nobody => {
                 std::thread::yield_now();
                 Ok(())
