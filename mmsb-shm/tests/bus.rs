@@ -376,7 +376,7 @@ fn a_stuck_gating_cursor_is_named_and_a_lossy_one_is_told_of_its_gap() {
             Err(e) => break e,
         }
     };
-    assert!(n >= 32 && n <= 64, "{n}");
+    assert!((32..=64).contains(&n), "{n}");
     assert!(
         matches!(&error, PageError::Backpressure { blocker, .. } if blocker.contains("slowpoke")),
         "{error}"

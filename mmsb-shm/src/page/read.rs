@@ -286,10 +286,10 @@ impl Pages {
     /// Epoch and LSN of the page now, without its content.
     pub fn version(&self, page: &PageRef) -> Result<PageVersion, PageError> {
         for _ in 0..100_000 {
+            let nowhere = core::ptr::NonNull::dangling().as_ptr();
             // SAFETY: no bytes are copied.
-            if let Outcome::Done(v) =
-                unsafe { self.try_read(page, 0, core::ptr::NonNull::dangling().as_ptr(), 0)? }
-            {
+            let outcome = unsafe { self.try_read(page, 0, nowhere, 0)? };
+            if let Outcome::Done(v) = outcome {
                 return Ok(v);
             }
             relax();
