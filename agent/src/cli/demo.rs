@@ -80,7 +80,9 @@ pub struct WorkerArgs {
 /// What kept it from starting or going on.
 pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
     if !args.kills_per_second.is_finite() || args.kills_per_second < 0.0 {
-        return Err(Failure::usage("--kills-per-second takes a number from 0 on"));
+        return Err(Failure::usage(
+            "--kills-per-second takes a number from 0 on",
+        ));
     }
     let clock = || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

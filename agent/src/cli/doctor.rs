@@ -7,8 +7,8 @@ use mmsb::{Bus, Error, Inspection};
 use serde::Serialize;
 use serde_json::json;
 
-use super::exit::{Code, Failure};
 use super::Context;
+use super::exit::{Code, Failure};
 
 pub mod bus;
 pub mod system;

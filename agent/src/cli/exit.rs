@@ -16,7 +16,7 @@
 
 use std::io;
 
-use mmsb::{AttachError, BusFull, Error, PageError};
+use mmsb::{AttachError, Error, PageError};
 use serde_json::{Value, json};
 
 use super::value::ValueError;
@@ -125,6 +125,7 @@ impl From<Error> for Failure {
             Error::Attach(e) => attach_code(e),
             Error::Page(e) => page_code(e),
             Error::Schema(_) => Code::Usage,
+            Error::Io { source, .. } => io_code(source),
             _ if error.is_backpressure() => Code::Busy,
             _ => Code::Problem,
         };
@@ -245,6 +246,8 @@ fn explained(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+
+    use mmsb::BusFull;
 
     use super::*;
 

@@ -88,11 +88,7 @@ fn lines(info: &BusInfo, stats: &Stats) -> Vec<(&'static str, String)> {
         ),
         (
             "size",
-            format!(
-                "{} of {}",
-                bytes(info.len_bytes),
-                bytes(info.bytes_max)
-            ),
+            format!("{} of {}", bytes(info.len_bytes), bytes(info.bytes_max)),
         ),
         (
             "memory",

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use super::Context;
 use super::exit::{Code, Failure};
 use super::info::{age, bus_json, page_json, schema_of};
 use super::table::{Align, Table, bytes, count};
-use super::Context;
 
 const EXAMPLES: &str = "\
 Examples:

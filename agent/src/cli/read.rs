@@ -3,10 +3,10 @@
 use mmsb::{PageError, PageVersion};
 use serde_json::json;
 
+use super::Context;
 use super::exit::{Code, Failure};
 use super::info::{format_for, schema_of};
 use super::value::{self, Format};
-use super::Context;
 
 const EXAMPLES: &str = "\
 Reads as an observer: the bus is mapped read-only, and nobody is disturbed. The whole page is one version of it.
@@ -84,10 +84,12 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
         Some(len) => start.saturating_add(usize::try_from(len).unwrap_or(usize::MAX)),
         None => bytes.len().max(start),
     };
-    let shown = bytes.get(start..end).ok_or(value::ValueError::OutsidePage {
-        end,
-        len: bytes.len(),
-    })?;
+    let shown = bytes
+        .get(start..end)
+        .ok_or(value::ValueError::OutsidePage {
+            end,
+            len: bytes.len(),
+        })?;
     if format == Format::Fields && (start, end) != (0, bytes.len()) {
         return Err(Failure::usage(
             "fields are read from whole pages: leave out --offset and --len, or use --field",

@@ -3,8 +3,8 @@
 use mmsb::{Bus, Inspection};
 use serde_json::json;
 
-use super::exit::{Code, Failure};
 use super::Context;
+use super::exit::{Code, Failure};
 
 const EXAMPLES: &str = "\
 Refuses while processes are attached, unless --force: those go on with memory that has lost its name, and nobody can

@@ -2,10 +2,10 @@
 
 use mmsb::{Inspection, Stats};
 
+use super::Context;
 use super::exit::{Code, Failure};
 use super::info::{age, classes};
 use super::table::{Align, Table, bytes, count};
-use super::Context;
 
 const EXAMPLES: &str = "\
 Looks without taking part: dead participants are shown, not repaired. Lag is in ring slots of 64 bytes.

@@ -223,9 +223,11 @@ impl<'b, 'c> Watch<'b, 'c> {
                 Ok(Some(event)) => self.event(&event)?,
                 Ok(None) => {}
                 // Somebody is slow or stopped, nobody is wrong: say so, and go on waiting.
-                Err(Error::Page(error @ (PageError::Timeout { .. }
-                | PageError::Stalled { .. }
-                | PageError::Contended(_)))) => {
+                Err(Error::Page(
+                    error @ (PageError::Timeout { .. }
+                    | PageError::Stalled { .. }
+                    | PageError::Contended(_)),
+                )) => {
                     self.say(
                         json!({"event": "waiting", "message": error.to_string()}),
                         || format!("waiting: {error}"),
@@ -323,7 +325,10 @@ impl<'b, 'c> Watch<'b, 'c> {
         };
         let name = known.name.clone();
         let (text, values) = if self.context.json {
-            (String::new(), self.known(delta.page).changes.json(&delta.ranges))
+            (
+                String::new(),
+                self.known(delta.page).changes.json(&delta.ranges),
+            )
         } else {
             (
                 self.known(delta.page).changes.text(&delta.ranges),

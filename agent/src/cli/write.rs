@@ -34,7 +34,11 @@ pub struct Args {
     /// The page
     pub page: String,
     /// What to write
-    #[arg(required_unless_present = "from", conflicts_with = "from", allow_hyphen_values = true)]
+    #[arg(
+        required_unless_present = "from",
+        conflicts_with = "from",
+        allow_hyphen_values = true
+    )]
     pub content: Option<String>,
     /// Take the content from this file; - is standard input
     #[arg(long, value_name = "FILE")]
@@ -142,12 +146,7 @@ fn text_of(args: &Args) -> Result<String, Failure> {
     } else {
         std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
     };
-    read.map_err(|e| {
-        Failure::new(
-            io_code(&e),
-            format!("cannot read {}: {e}", path.display()),
-        )
-    })?;
+    read.map_err(|e| Failure::new(io_code(&e), format!("cannot read {}: {e}", path.display())))?;
     String::from_utf8(bytes).map_err(|_| {
         Failure::usage(format!(
             "{} is no UTF-8 text; --as raw writes any bytes",

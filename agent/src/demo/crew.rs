@@ -243,8 +243,7 @@ impl Crew {
 impl Worker {
     fn signal(&self, signal: Signal) -> bool {
         // The child is not reaped before `end`, so its number is still its own.
-        i32::try_from(self.child.id())
-            .is_ok_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
+        i32::try_from(self.child.id()).is_ok_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
     }
 
     /// Stops it until then.

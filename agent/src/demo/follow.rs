@@ -72,12 +72,10 @@ pub fn run(assignment: &Assignment, cast: Cast, parent: &mut Parent) -> Result<(
         delivery,
         bytes: 0,
     };
-    let mut all = bus
-        .subscribe()
-        .from(From::Snapshot)
-        .gating(true)
-        .build()?;
-    parent.send(&Message::Ready { resumed: Vec::new() })?;
+    let mut all = bus.subscribe().from(From::Snapshot).gating(true).build()?;
+    parent.send(&Message::Ready {
+        resumed: Vec::new(),
+    })?;
     let mut reported_at = Instant::now();
     // Set when the parent has asked to end: all writers have ended by then, so the log ends here.
     let mut end = None;

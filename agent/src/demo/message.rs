@@ -281,11 +281,7 @@ mod tests {
         }
         let latency = Latency::from(&values);
         assert_eq!(latency.count, 1000);
-        assert!(
-            (4950..5100).contains(&latency.p50_ns),
-            "{}",
-            latency.p50_ns
-        );
+        assert!((4950..5100).contains(&latency.p50_ns), "{}", latency.p50_ns);
         assert!(latency.p50_ns < latency.p90_ns && latency.p99_ns <= latency.max_ns);
     }
 }

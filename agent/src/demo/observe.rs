@@ -54,7 +54,9 @@ pub fn run(assignment: &Assignment, cast: Cast, parent: &mut Parent) -> Result<(
             name,
         });
     }
-    parent.send(&Message::Ready { resumed: Vec::new() })?;
+    parent.send(&Message::Ready {
+        resumed: Vec::new(),
+    })?;
     let mut observed = Observed::default();
     let mut reported_at = Instant::now();
     let mut round = 0u64;
@@ -146,7 +148,10 @@ fn recoveries(observer: &Observer) -> Recoveries {
 fn decoded(schema: &Schema, bytes: &[u8]) -> String {
     let mut parts = Vec::new();
     for field in schema.fields() {
-        if matches!(field.name.as_str(), "checksum" | "samples" | "payload" | "stamp_ns") {
+        if matches!(
+            field.name.as_str(),
+            "checksum" | "samples" | "payload" | "stamp_ns"
+        ) {
             continue;
         }
         let Ok(value) = schema.read_value(field, bytes) else {

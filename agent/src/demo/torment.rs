@@ -282,8 +282,7 @@ impl Tormentor<'_> {
                 .iter()
                 .filter_map(|worker| worker.stopped_until);
             let next = resumes.chain(act_at).chain([tick_at, deadline]).min();
-            let pause =
-                next.map_or(TICK, |next| next.saturating_duration_since(Instant::now()));
+            let pause = next.map_or(TICK, |next| next.saturating_duration_since(Instant::now()));
             match self.heard.recv_timeout(pause) {
                 Ok(heard) => self.take(heard),
                 // `self.crew` holds a sender, so the channel is never closed.
@@ -370,7 +369,9 @@ impl Tormentor<'_> {
             match worker.wait(STUCK) {
                 None => self.facts.stuck.push(role.to_string()),
                 Some(status) if !status.success() => {
-                    self.facts.failures.push(format!("{role} ended with {status}"));
+                    self.facts
+                        .failures
+                        .push(format!("{role} ended with {status}"));
                 }
                 Some(_) => {}
             }

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
+use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Gauge, Paragraph, Row, Table};
-use ratatui::Frame;
 
 use crate::cli::table::{byte_rate, count, duration, escaped, rate};
 
@@ -330,8 +330,7 @@ mod tests {
             processes: vec![("writer 0".into(), "stopped")],
         };
         for (width, height) in [(100, 30), (20, 5), (1, 1)] {
-            let mut terminal =
-                ratatui::Terminal::new(TestBackend::new(width, height)).unwrap();
+            let mut terminal = ratatui::Terminal::new(TestBackend::new(width, height)).unwrap();
             terminal.draw(|frame| draw(frame, &picture)).unwrap();
             if width < 100 {
                 continue;
@@ -344,8 +343,15 @@ mod tests {
                 .map(|cell| cell.symbol())
                 .collect();
             for part in [
-                "demo-1", "seed 42", "1.50 M/s", "proc/cpu", "1_234", "writer 0", "stopped",
-                "odd     3", "11 writers",
+                "demo-1",
+                "seed 42",
+                "1.50 M/s",
+                "proc/cpu",
+                "1_234",
+                "writer 0",
+                "stopped",
+                "odd     3",
+                "11 writers",
             ] {
                 assert!(text.contains(part), "{part}: {text}");
             }

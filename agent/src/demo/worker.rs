@@ -151,12 +151,19 @@ fn write(
     let mut image = own.to_vec()?;
     let shared_now = shared.to_vec()?;
     if !cast.is_whole(Part::Own(writer), &image) || !cast.is_whole(Part::Shared, &shared_now) {
-        return Err(Failure::new(Code::Corrupt, "found a torn page at its start"));
+        return Err(Failure::new(
+            Code::Corrupt,
+            "found a torn page at its start",
+        ));
     }
     let counter = cast.counter(writer);
     let positions = cast.positions(Part::Shared, &shared_now);
     let mut resumed = cast.positions(Part::Own(writer), &image);
-    resumed.extend(positions.into_iter().filter(|(stream, _)| *stream == counter));
+    resumed.extend(
+        positions
+            .into_iter()
+            .filter(|(stream, _)| *stream == counter),
+    );
     parent.send(&Message::Ready { resumed })?;
     let mut round = 0u64;
     loop {
@@ -207,7 +214,10 @@ fn publish(
         let page = bus.page(source.name())?;
         let bytes = page.to_vec()?;
         if !cast.is_whole(Part::Source(number), &bytes) {
-            return Err(Failure::new(Code::Corrupt, "found a torn page at its start"));
+            return Err(Failure::new(
+                Code::Corrupt,
+                "found a torn page at its start",
+            ));
         }
         resumed.extend(cast.positions(Part::Source(number), &bytes));
         let samples = content::word(&bytes, 0);

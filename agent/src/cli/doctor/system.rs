@@ -173,7 +173,10 @@ fn deleted(dir: &Path) -> Vec<Finding> {
     };
     for process in processes.flatten() {
         let name = process.file_name();
-        let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else {
+        let Some(pid) = name
+            .to_str()
+            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+        else {
             continue;
         };
         // Other people's processes cannot be looked into; theirs is not our memory.
@@ -232,12 +235,20 @@ fn logind_files() -> Vec<PathBuf> {
     let main = ["/usr/lib/systemd", "/run/systemd", "/etc/systemd"]
         .map(|dir| PathBuf::from(dir).join("logind.conf"));
     // Of the main files, only the strongest counts.
-    let mut files: Vec<PathBuf> = main.into_iter().rev().find(|file| file.exists()).into_iter().collect();
+    let mut files: Vec<PathBuf> = main
+        .into_iter()
+        .rev()
+        .find(|file| file.exists())
+        .into_iter()
+        .collect();
     let mut drop_ins: Vec<PathBuf> = ["/usr/lib/systemd", "/run/systemd", "/etc/systemd"]
         .iter()
         .filter_map(|dir| fs::read_dir(Path::new(dir).join("logind.conf.d")).ok())
         .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "conf"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "conf")
+        })
         .collect();
     // By name, whatever directory they are in.
     drop_ins.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
@@ -332,10 +343,7 @@ junk (deleted)
     fn remove_ipc_is_the_last_setting_in_its_section() {
         assert_eq!(remove_ipc_in([]), None);
         assert_eq!(remove_ipc_in(["[Login]\n#RemoveIPC=no\n"]), None);
-        assert_eq!(
-            remove_ipc_in(["[Login]\nRemoveIPC = no\n"]),
-            Some(false)
-        );
+        assert_eq!(remove_ipc_in(["[Login]\nRemoveIPC = no\n"]), Some(false));
         assert_eq!(
             remove_ipc_in(["[Login]\nRemoveIPC=no\n", "[Login]\nRemoveIPC=yes\n"]),
             Some(true)

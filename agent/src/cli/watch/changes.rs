@@ -194,7 +194,10 @@ mod tests {
             json!({"price": 101.5, "bids[1..3]": [1.0, 2.0]})
         );
         assert_eq!(changes.text(&[(8, vec![7, 0, 0, 0])]), "qty=7");
-        assert_eq!(changes.text(&[(48, b"abc\0\0\0\0\0".to_vec())]), "host=\"abc\"");
+        assert_eq!(
+            changes.text(&[(48, b"abc\0\0\0\0\0".to_vec())]),
+            "host=\"abc\""
+        );
     }
 
     #[test]
@@ -212,10 +215,7 @@ mod tests {
     fn arrays_and_pages_without_a_schema_have_a_form_too() {
         let array = changes("u16[100]");
         let bytes: Vec<u8> = (0u16..10).flat_map(u16::to_le_bytes).collect();
-        assert_eq!(
-            array.text(&[(4, bytes)]),
-            "[2..12]=[0, 1, 2, 3, 4, 5, …]"
-        );
+        assert_eq!(array.text(&[(4, bytes)]), "[2..12]=[0, 1, 2, 3, 4, 5, …]");
         let plain = Changes::new(None);
         assert_eq!(plain.text(&[(1, vec![0xab, 0xcd])]), "1..3: abcd");
         assert_eq!(
