@@ -166,7 +166,7 @@ impl Context {
 }
 
 /// `--dir`, else `$MMSB_DIR`, else `/dev/shm`.
-fn directory(argument: Option<PathBuf>) -> PathBuf {
+pub fn directory(argument: Option<PathBuf>) -> PathBuf {
     let set = || std::env::var_os("MMSB_DIR").filter(|dir| !dir.is_empty());
     argument
         .or_else(|| set().map(PathBuf::from))

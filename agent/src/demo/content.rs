@@ -15,10 +15,14 @@
 
 use mmsb::schema::{Scalar, Schema, SchemaError};
 
-/// Words in a page: 1 KiB, sixteen cache lines, so that a copy takes long enough to be killed in.
-pub const WORDS: usize = 128;
-/// Bytes in a page.
-pub const BYTES: usize = WORDS * 8;
+/// Words in a writer's own page: 16 KiB, 256 cache lines, so that a copy takes long enough to be killed in.
+pub const OWN_WORDS: usize = 2048;
+/// Bytes in a writer's own page.
+pub const OWN_BYTES: usize = OWN_WORDS * 8;
+/// Words in the shared page: few, as all writers wait for each other there.
+pub const SHARED_WORDS: usize = 128;
+/// Bytes in the shared page.
+pub const SHARED_BYTES: usize = SHARED_WORDS * 8;
 /// Most writers: each has a counter in the shared page.
 pub const WRITERS_MAX: usize = 32;
 
@@ -52,7 +56,7 @@ pub fn own_schema() -> Result<Schema, SchemaError> {
         .field("checksum", Scalar::U64)
         .field("writer", Scalar::U64)
         .field("stamp_ns", Scalar::U64)
-        .array_field("payload", Scalar::U64, (WORDS - BODY) as u32)
+        .array_field("payload", Scalar::U64, (OWN_WORDS - BODY) as u32)
         .build()
 }
 
@@ -68,7 +72,11 @@ pub fn shared_schema(writers: usize) -> Result<Schema, SchemaError> {
         .field("last_writer", Scalar::U64)
         .field("stamp_ns", Scalar::U64)
         .array_field("counters", Scalar::U64, writers as u32)
-        .array_field("payload", Scalar::U64, (WORDS - BODY - writers) as u32)
+        .array_field(
+            "payload",
+            Scalar::U64,
+            (SHARED_WORDS - BODY - writers) as u32,
+        )
         .build()
 }
 
@@ -80,10 +88,10 @@ const fn weight(index: usize) -> u64 {
     (z ^ (z >> 31)) | 1
 }
 
-const WEIGHTS: [u64; WORDS] = {
-    let mut weights = [0; WORDS];
+const WEIGHTS: [u64; OWN_WORDS] = {
+    let mut weights = [0; OWN_WORDS];
     let mut i = 0;
-    while i < WORDS {
+    while i < OWN_WORDS {
         weights[i] = weight(i);
         i += 1;
     }
@@ -99,7 +107,7 @@ pub fn word(page: &[u8], index: usize) -> u64 {
         .map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Changes a word and keeps the checksum right. `page` has [`BYTES`] bytes.
+/// Changes a word and keeps the checksum right. The page has that word.
 pub fn set_word(page: &mut [u8], index: usize, value: u64) {
     let change = value.wrapping_sub(word(page, index));
     let sum = word(page, CHECKSUM).wrapping_add(change.wrapping_mul(WEIGHTS[index]));
@@ -107,9 +115,9 @@ pub fn set_word(page: &mut [u8], index: usize, value: u64) {
     page[CHECKSUM * 8..CHECKSUM * 8 + 8].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Whether the page is one write, not parts of two. Anything that is not [`BYTES`] long is not.
+/// Whether the page is one write, not parts of two. Anything that is as long as neither page is not.
 pub fn is_whole(page: &[u8]) -> bool {
-    if page.len() != BYTES {
+    if page.len() != OWN_BYTES && page.len() != SHARED_BYTES {
         return false;
     }
     let mut sum = 0u64;
@@ -120,30 +128,49 @@ pub fn is_whole(page: &[u8]) -> bool {
     sum == word(page, CHECKSUM)
 }
 
-/// Which words of the payload the write with this number changes; the larger part of the payload every eighth time,
-/// so that records of one slot and of many are both made.
-pub fn stretch(sequence: u64, first: usize) -> std::ops::Range<usize> {
-    let room = WORDS - first;
+/// Which words of the payload the write with this number changes: few, as what a writer spends on its content is time in
+/// which a kill hits no commit.
+pub fn stretch(sequence: u64, first: usize, end: usize) -> std::ops::Range<usize> {
+    let room = end - first;
     let noise = weight(sequence as usize) >> 16;
-    let len = if sequence.is_multiple_of(8) {
-        room - (noise % 8) as usize
-    } else {
-        1 + (noise % 12) as usize
-    };
+    let len = 1 + (noise % 12) as usize;
     let start = first + (noise >> 8) as usize % (room - len + 1);
     start..start + len
 }
 
+/// Whether the write with this number is of the whole page, changed or not: a record of many slots, and a long copy to
+/// be killed in.
+pub fn is_of_whole_page(sequence: u64) -> bool {
+    sequence.is_multiple_of(8)
+}
+
+/// Overwrites words of the payload with something that depends on the number, and keeps the checksum right.
+fn fill(page: &mut [u8], words: std::ops::Range<usize>, number: u64) {
+    let mut change = 0u64;
+    let weights = &WEIGHTS[words.clone()];
+    let payload = page[words.start * 8..words.end * 8].chunks_exact_mut(8);
+    for ((bytes, weight), index) in payload.zip(weights).zip(words) {
+        let before = bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+        let after = number ^ (index as u64) << 48;
+        bytes.copy_from_slice(&after.to_le_bytes());
+        change = change.wrapping_add(after.wrapping_sub(before).wrapping_mul(*weight));
+    }
+    let sum = word(page, CHECKSUM).wrapping_add(change);
+    page[CHECKSUM * 8..CHECKSUM * 8 + 8].copy_from_slice(&sum.to_le_bytes());
+}
+
 /// Makes the next write of a writer's own page in `page`, which holds the last one. Returns the words of the payload
-/// that changed; the first [`BODY`] words always do.
+/// that changed; the first [`BODY`] words always do, and the last one in a write of the whole page.
 pub fn next_own(page: &mut [u8], writer: usize, stamp_ns: u64) -> std::ops::Range<usize> {
     let sequence = word(page, SEQUENCE) + 1;
     set_word(page, SEQUENCE, sequence);
     set_word(page, WRITER, writer as u64);
     set_word(page, STAMP, stamp_ns);
-    let words = stretch(sequence, BODY);
-    for index in words.clone() {
-        set_word(page, index, sequence ^ (index as u64) << 48);
+    let words = stretch(sequence, BODY, OWN_WORDS);
+    fill(page, words.clone(), sequence);
+    if is_of_whole_page(sequence) {
+        // Also the end, so that a copy which stops anywhere leaves a torn page.
+        set_word(page, OWN_WORDS - 1, sequence);
     }
     words
 }
@@ -155,9 +182,11 @@ pub fn next_shared(page: &mut [u8], writer: usize, writers: usize, stamp_ns: u64
     set_word(page, SEQUENCE, word(page, SEQUENCE) + 1);
     set_word(page, WRITER, writer as u64);
     set_word(page, STAMP, stamp_ns);
-    for index in stretch(counter, BODY + writers) {
-        set_word(page, index, counter ^ (index as u64) << 48);
-    }
+    fill(
+        page,
+        stretch(counter, BODY + writers, SHARED_WORDS),
+        counter,
+    );
     counter
 }
 
@@ -173,12 +202,12 @@ mod tests {
 
     #[test]
     fn every_write_leaves_a_whole_page() {
-        let mut own = vec![0; BYTES];
-        let mut shared = vec![0; BYTES];
+        let mut own = vec![0; OWN_BYTES];
+        let mut shared = vec![0; SHARED_BYTES];
         assert!(is_whole(&own));
         for i in 0..500 {
             let words = next_own(&mut own, 3, 1000 + i);
-            assert!(words.start >= BODY && words.end <= WORDS && !words.is_empty());
+            assert!(words.start >= BODY && words.end <= OWN_WORDS && !words.is_empty());
             assert!(is_whole(&own), "{i}");
             assert_eq!(word(&own, SEQUENCE), i + 1);
             next_shared(&mut shared, (i % 2) as usize, 2, i);
@@ -189,14 +218,14 @@ mod tests {
 
     #[test]
     fn a_page_of_two_writes_is_not_whole() {
-        let mut before = vec![0; BYTES];
+        let mut before = vec![0; OWN_BYTES];
         for _ in 0..16 {
             next_own(&mut before, 0, 7);
         }
         let mut after = before.clone();
         next_own(&mut after, 0, 9);
         // Every place where the copy could have stopped, from either end, but for those where nothing differs.
-        for cut in 0..=WORDS {
+        for cut in 0..=OWN_WORDS {
             let mut torn = after[..cut * 8].to_vec();
             torn.extend_from_slice(&before[cut * 8..]);
             let same = torn == before || torn == after;
@@ -206,14 +235,14 @@ mod tests {
             let same = torn == before || torn == after;
             assert_eq!(is_whole(&torn), same, "{cut}");
         }
-        assert!(!is_whole(&after[..BYTES - 8]));
+        assert!(!is_whole(&after[..OWN_BYTES - 8]));
     }
 
     #[test]
     fn schemas_are_as_long_as_the_pages() {
-        assert_eq!(own_schema().unwrap().size(), BYTES);
+        assert_eq!(own_schema().unwrap().size(), OWN_BYTES);
         for writers in [1, 2, WRITERS_MAX] {
-            assert_eq!(shared_schema(writers).unwrap().size(), BYTES);
+            assert_eq!(shared_schema(writers).unwrap().size(), SHARED_BYTES);
         }
     }
 }

@@ -15,10 +15,12 @@ use super::worker::Assignment;
 
 /// Pause between two reports.
 const REPORT_PAUSE: Duration = Duration::from_millis(200);
-/// Reads between two looks at the clock.
-const READS: usize = 64;
+/// Reads of a page in a round.
+const READS: usize = 16;
+/// Pause between two rounds: on a small machine, the processor time is the writers', whose commits shall be hit.
+const NAP: Duration = Duration::from_micros(500);
 /// The source pages change some fifty times a second; the writers' ones without a pause.
-const SOURCES_EVERY: u64 = 64;
+const SOURCES_EVERY: u64 = 16;
 
 struct Page {
     id: PageId,
@@ -73,6 +75,7 @@ pub fn run(assignment: &Assignment, cast: Cast, parent: &mut Parent) -> Result<(
             }
         }
         if reported_at.elapsed() < REPORT_PAUSE {
+            std::thread::sleep(NAP);
             continue;
         }
         reported_at = Instant::now();

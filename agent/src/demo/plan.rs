@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// Longest time a process is kept stopped.
-const STOP_MAX: Duration = Duration::from_millis(400);
+const STOP_MAX: Duration = Duration::from_millis(200);
 
 /// One deed. `pick` chooses among the processes there are, by its remainder.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,9 +64,9 @@ impl Iterator for Plan {
         let kind: f64 = self.rng.random();
         let pick = self.rng.random();
         let stopped = STOP_MAX.mul_f64(self.rng.random::<f64>());
-        let act = if kind < 0.80 {
+        let act = if kind < 0.85 {
             Act::KillWriter { pick }
-        } else if kind < 0.92 {
+        } else if kind < 0.95 {
             Act::KillPublisher { pick }
         } else {
             Act::StopWriter { pick, stopped }

@@ -15,8 +15,6 @@ use super::torment::Options;
 /// What the parent did and met.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Whether the bus was made.
-    pub is_set_up: bool,
     /// Processes started.
     pub processes: u64,
     /// Writers killed.

@@ -86,6 +86,8 @@ struct Tormentor<'a> {
     ledger: Arc<Ledger>,
     heard: Receiver<Heard>,
     workers: Vec<Worker>,
+    /// Whether there is a bus to be removed.
+    is_set_up: bool,
     facts: Facts,
     observed: Observed,
     followed: Followed,
@@ -132,6 +134,7 @@ pub fn run(options: &Options, stop: &Stop, screen: &mut dyn Screen) -> Result<Re
         ledger,
         heard,
         workers: Vec::new(),
+        is_set_up: false,
         facts: Facts::default(),
         observed: Observed::default(),
         followed: Followed::default(),
@@ -141,7 +144,7 @@ pub fn run(options: &Options, stop: &Stop, screen: &mut dyn Screen) -> Result<Re
     let result = tormentor.run(stop, screen);
     // Whoever is left dies here; then nothing maps the bus any more.
     tormentor.workers.clear();
-    if tormentor.facts.is_set_up && !options.keep {
+    if tormentor.is_set_up && !options.keep {
         let removed = mmsb::Bus::unlink_in(&options.dir, &options.bus);
         if result.is_ok() {
             removed?;
@@ -187,7 +190,7 @@ impl Tormentor<'_> {
         let worker = self.spawn(Role::Setup)?;
         let status = worker.wait(STUCK);
         if status.is_some_and(|status| status.success()) {
-            self.facts.is_set_up = true;
+            self.is_set_up = true;
             return Ok(());
         }
         self.listen();

@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::cli::exit::{Code, Failure};
 
-use super::content::{self, BODY, SHARED, WORDS, own_page};
+use super::content::{self, BODY, SHARED, own_page};
 use super::crew::Role;
 use super::message::{Message, Parent};
 use super::model::{Cast, Part};
@@ -19,8 +19,10 @@ use super::{follow, observe, sources};
 
 /// A writer may have to wait for one that is stopped, or for a ring that a busy machine does not empty.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Commits for each acknowledgement: a line costs as much as some ten commits, and kills shall hit commits.
-const ACK_EVERY: u64 = 32;
+/// Rounds for each acknowledgement: a line costs as much as some ten commits, and kills shall hit commits.
+const ACK_EVERY: u64 = 8;
+/// Deltas to its own page that a writer makes for each one to the shared page, where it may have to wait.
+const OWN_PER_ROUND: u64 = 6;
 /// Pause between two samples of a source.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -137,7 +139,7 @@ pub fn now_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Writes without a pause: two deltas to its own page, then one to the shared page.
+/// Writes without a pause, to its own page and to the shared one.
 fn write(
     assignment: &Assignment,
     cast: &Cast,
@@ -169,10 +171,10 @@ fn write(
     loop {
         round += 1;
         let is_ack = round.is_multiple_of(ACK_EVERY);
-        for _ in 0..2 {
+        for turn in 1..=OWN_PER_ROUND {
             let words = content::next_own(&mut image, writer, now_ns());
-            let started = is_ack.then(Instant::now);
-            if words.len() > WORDS / 2 {
+            let started = (is_ack && turn == OWN_PER_ROUND).then(Instant::now);
+            if content::is_of_whole_page(content::word(&image, content::SEQUENCE)) {
                 own.write(&image)?;
             } else {
                 let head = (0, &image[..BODY * 8]);
