@@ -31,10 +31,13 @@ pub mod testing;
 
 #[cfg(not(loom))]
 mod arena;
+mod blocks;
 #[cfg(not(loom))]
 mod commit;
-#[cfg(not(loom))]
 mod doorbell;
+mod hazard;
+#[cfg(all(test, loom))]
+mod loom_words;
 #[cfg(not(loom))]
 mod names;
 #[cfg(not(loom))]

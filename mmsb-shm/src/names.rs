@@ -7,6 +7,8 @@
 //!
 //! Two entries lead to each cold block: one by the hash of the name (if there is one), one by the hash of the page id.
 
+use std::time::Instant;
+
 use crate::PageId;
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::{
@@ -16,7 +18,8 @@ use crate::layout::page::{
 use crate::layout::ring::{Kind, RecordFlags};
 use crate::layout::{NAME_BYTES_MAX, PAGE_BYTES_MAX, SOURCE_BYTES_MAX};
 use crate::page::{PageRef, cell_current, owner};
-use crate::participant::{Locked, Participant, read_name, write_name};
+use crate::participant::{Holder, Locked, Participant, read_name, write_name};
+use crate::recovery;
 use crate::schema::fnv1a64;
 use crate::segment::{Core, Pages};
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -630,16 +633,36 @@ impl Participant {
 
     /// Locks the owner word of a page number that is free.
     fn lock_free_index(&self) -> Result<(PageId, &crate::sync::AtomicU32), PageError> {
+        let begin = Instant::now();
         loop {
             let index = self.next_index()?;
             let word = self.owner_word(index);
-            if owner::try_acquire(word, self.me).is_err() {
-                // In somebody's hands right now: a hint gone stale. Look at it again at the next sweep.
+            if let Err(found) = owner::try_acquire(word, self.me)
+                && !(found == owner::REQUEST && owner::try_acquire_requested(word, self.me))
+            {
+                // In somebody's hands right now: a hint gone stale, or the last free numbers are with creators that are
+                // not done. Look at it again at the next sweep.
                 self.core
                     .ctl
                     .header()
                     .sweep_indices
                     .store(1, Ordering::Release);
+                let holder = match self.core.holder(found) {
+                    Holder::Nobody => continue,
+                    Holder::Alive(holder) => holder,
+                    Holder::Dead(holder) => {
+                        recovery::participant(&self.core, &self.fd, holder)?;
+                        holder
+                    }
+                };
+                // Bounded like any other wait (I4).
+                if begin.elapsed() >= self.config.timeout {
+                    return Err(PageError::Timeout {
+                        what: Locked::Page(index).to_string(),
+                        holder: self.core.describe(holder),
+                        waited: begin.elapsed(),
+                    });
+                }
                 continue;
             }
             let entry = self
@@ -681,7 +704,16 @@ impl Participant {
                 return Err(e);
             }
         };
-        let mut body = [0u8; 24].to_vec();
+        let mut plain = [0u8; 24];
+        let mut whole = Vec::new();
+        let body = match &cold {
+            None => &mut plain[..],
+            Some((_, bytes)) => {
+                whole.resize(24, 0);
+                whole.extend_from_slice(bytes);
+                &mut whole[..]
+            }
+        };
         body[..8].copy_from_slice(&held.block.at.bits().to_le_bytes());
         body[8..16].copy_from_slice(
             &cold
@@ -691,11 +723,9 @@ impl Participant {
         );
         body[16..20].copy_from_slice(&(new.size as u32).to_le_bytes());
         body[20..24].copy_from_slice(&(held.class | versions << 8).to_le_bytes());
-        if let Some((_, bytes)) = &cold {
-            body.extend_from_slice(bytes);
-        }
+        let body = &*body;
         let block = held.block;
-        let lsn = self.commit_record(id, Kind::Create, RecordFlags::BLOCK, &body, |lsn| {
+        let lsn = self.commit_record(id, Kind::Create, RecordFlags::BLOCK, body, |lsn| {
             if versions > 1 {
                 let (_, _, version, _) = cell_current(&block, new.size as u32, versions, 0);
                 version.lsn.store(lsn, Ordering::Relaxed);

@@ -40,15 +40,11 @@ pub enum Counter {
     Joins = 14,
     /// Blocks in the hand of the dead that were given back.
     RecoveredBlocks = 15,
-    /// Pages created.
-    PagesCreated = 16,
-    /// Pages destroyed.
-    PagesDestroyed = 17,
 }
 
 impl Counter {
     /// All, in order.
-    pub const ALL: [(Counter, &'static str); 18] = [
+    pub const ALL: [(Counter, &'static str); 16] = [
         (Counter::Recoveries, "recoveries"),
         (Counter::RecoveredClaimed, "recovered_claimed"),
         (Counter::RecoveredReady, "recovered_ready"),
@@ -65,8 +61,6 @@ impl Counter {
         (Counter::Gaps, "gaps"),
         (Counter::Joins, "joins"),
         (Counter::RecoveredBlocks, "recovered_blocks"),
-        (Counter::PagesCreated, "pages_created"),
-        (Counter::PagesDestroyed, "pages_destroyed"),
     ];
 }
 

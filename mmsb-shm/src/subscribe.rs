@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::BlockRef;
-use crate::layout::participant::CURSOR_JOINING;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
 use crate::names::Cold;
 use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
 use crate::recovery;
 use crate::ring::record::{self, TIME_SHIFT};
-use crate::ring::{Ring, Seen};
+use crate::ring::{Ring, Seen, gating};
 use crate::segment::{Core, Pages};
 use crate::stats::Counter;
 use crate::sync::{Ordering, fence, relax};
@@ -469,9 +468,19 @@ impl Pages {
         self.ring().end()
     }
 
-    /// The oldest LSN that may still be followed from.
+    /// The oldest LSN that may still be followed from: the first record boundary that is not ahead of the floor, which
+    /// itself may lie anywhere. The end of the ring where writers overtake every look.
     pub fn floor_lsn(&self) -> u64 {
-        self.ring().floor.load(Ordering::Acquire)
+        let ring = self.ring();
+        for _ in 0..100 {
+            // Lapped or not, whatever is a boundary once is one for ever; it only has to be still there.
+            if let Some(at) = self.boundary_near(0)
+                && ring.is_intact(at)
+            {
+                return at;
+            }
+        }
+        ring.end()
     }
 }
 
@@ -497,17 +506,12 @@ impl Participant {
         step("follow.taken");
         let cursor = &core.ctl.cursors()[index];
         cursor.missed.store(0, Ordering::Relaxed);
-        // A5: JOINING holds the floor; then the fence; only then is the start read.
-        cursor.position.store(CURSOR_JOINING, Ordering::Release);
-        cursor.gating.store(u32::from(gating), Ordering::Release);
+        gating::announce(cursor, gating);
         core.ctl
             .header()
             .cursors_used
             .fetch_max(index as u32 + 1, Ordering::AcqRel);
-        fence(Ordering::SeqCst);
-        step("follow.joining");
-        let position = core.pages.ring().end();
-        cursor.position.store(position, Ordering::Release);
+        let position = gating::start(cursor, &core.pages.ring());
         step("follow.joined");
         let owner = CursorOwner {
             core: Arc::clone(core),
@@ -591,7 +595,18 @@ impl Participant {
         };
         match self.core.holder(word) {
             Holder::Dead(index) => {
-                recovery::participant(&self.core, &self.fd, index)?;
+                let recovered = recovery::participant(&self.core, &self.fd, index)?;
+                if !recovered && since.elapsed() >= self.config.timeout {
+                    // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                    return Err(PageError::Timeout {
+                        what: format!("the record at LSN {}", follower.position),
+                        holder: format!(
+                            "dead {}, whose recoverer does not finish",
+                            self.core.describe(index)
+                        ),
+                        waited: since.elapsed(),
+                    });
+                }
             }
             Holder::Alive(index) if since.elapsed() >= self.config.timeout => {
                 return Err(PageError::Timeout {

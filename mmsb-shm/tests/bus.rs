@@ -393,3 +393,46 @@ fn a_stuck_gating_cursor_is_named_and_a_lossy_one_is_told_of_its_gap() {
     segment::unlink(&bus.dir, "t").unwrap();
     assert!(!bus.core.is_named());
 }
+
+#[test]
+fn a_busy_leaseholder_and_a_writer_share_a_page_and_lose_nothing() {
+    let bus = bus();
+    let a = bus.join("leaser");
+    let id = a.create_page(&page(64)).unwrap();
+    std::thread::scope(|s| {
+        for (t, leased) in [(0usize, true), (1, true), (2, false)] {
+            let p = bus.join(&format!("t{t}"));
+            s.spawn(move || {
+                let page = p.core().pages.resolve(id).unwrap();
+                let lease = leased.then(|| p.lease(&page).unwrap());
+                for i in 0..3000u64 {
+                    p.patch(&page, t * 8, &i.to_le_bytes()).unwrap();
+                }
+                drop(lease);
+            });
+        }
+    });
+    let page = a.core().pages.resolve(id).unwrap();
+    let mut out = [0u8; 24];
+    assert_eq!(a.read(&page, 0, &mut out).unwrap().epoch, 9000);
+    assert!(out.chunks(8).all(|c| c == 2999u64.to_le_bytes()));
+}
+
+#[test]
+fn every_page_number_of_an_odd_count_can_be_used_and_used_again() {
+    let bus = bus_with(&BusConfig {
+        pages_max: 1001,
+        ..BusConfig::default()
+    });
+    let a = bus.join("a");
+    for _ in 0..3 {
+        let ids: Vec<_> = (0..1001)
+            .map(|_| a.create_page(&page(8)).unwrap())
+            .collect();
+        assert!(matches!(a.create_page(&page(8)), Err(PageError::Full(_))));
+        assert_eq!(ids.iter().map(|id| id.index).max(), Some(1000));
+        for id in ids {
+            a.destroy_page(id).unwrap();
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! Applying records to pages. The same code runs in a live commit and in recovery, and applying twice is applying once:
 //! a record is a post-image, and every step asks first whether it was done.
 
-use super::{next_version, version_fence};
+use super::next_version;
+use crate::blocks;
 use crate::copy;
 use crate::error::Corrupt;
 use crate::layout::page::{
@@ -9,10 +10,9 @@ use crate::layout::page::{
 };
 use crate::layout::ring::{Kind, RecordFlags, RecordHead};
 use crate::names;
-use crate::page::{cell_current, seqlock};
+use crate::page::{cell, cell_current, seqlock};
 use crate::ring::record::{self, Parts};
 use crate::segment::{Block, Core};
-use crate::stats::Counter;
 use crate::sync::Ordering;
 use crate::testing::step;
 
@@ -45,9 +45,9 @@ pub(crate) fn publish_version(
     change: impl FnOnce(*mut u8),
     whole: bool,
 ) {
-    let (cell, head, current, from) = cell_current(block, size, versions, 0);
+    let (cell_header, head, current, from) = cell_current(block, size, versions, 0);
     let (_, _, next, to) = next_version(block, size, versions);
-    version_fence();
+    cell::begin_fill();
     if !whole {
         // SAFETY: both are version slots of `size` bytes of one checked block, and different ones (K ≥ 4).
         unsafe { copy::move_shared(to, from, size as usize) };
@@ -59,8 +59,7 @@ pub(crate) fn publish_version(
     next.lsn.store(lsn, Ordering::Relaxed);
     next.epoch.store(epoch, Ordering::Relaxed);
     step("cell.described");
-    // Release: the version is whole for whoever sees the new head.
-    cell.head.store(head.wrapping_add(1), Ordering::Release);
+    cell::publish(&cell_header.head, head);
     step("cell.published");
     finish_version(block, lsn, epoch);
 }
@@ -182,12 +181,11 @@ pub(crate) fn apply_swap(
         step("swap.entry");
     }
     let old_block = core.pages.block(old, 0)?;
-    // Release: the page left the block; who reclaims it looks at the hazards behind a fence.
-    let _ = old_block.header.state.compare_exchange(
-        BlockState::Live(index).word(),
-        BlockState::Retired(index).word(),
-        Ordering::AcqRel,
-        Ordering::Relaxed,
+    // The page left the block; who reclaims it looks at the hazards behind a fence.
+    blocks::exchange(
+        &old_block.header.state,
+        BlockState::Live(index),
+        BlockState::Retired(index),
     );
     step("swap.retired");
     Ok(fresh)
@@ -269,11 +267,10 @@ fn apply_destroy(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
     if block.header.shape.load(Ordering::Relaxed) & SHAPE_LOANED == 0 {
         core.pages.free_block(at, BlockState::Live(index))?;
     } else {
-        let _ = block.header.state.compare_exchange(
-            BlockState::Live(index).word(),
-            BlockState::Retired(index).word(),
-            Ordering::AcqRel,
-            Ordering::Relaxed,
+        blocks::exchange(
+            &block.header.state,
+            BlockState::Live(index),
+            BlockState::Retired(index),
         );
     }
     step("destroy.block");
@@ -306,6 +303,16 @@ pub(crate) fn apply_group(
     mut mine: impl FnMut(u32) -> bool,
 ) -> Result<Applied, Corrupt> {
     let mut total = Applied::default();
+    if let [r] = records {
+        // The commonest group, without the bookkeeping.
+        if !mine(r.head.index) {
+            return Ok(total);
+        }
+        if !matches!(r.kind, Kind::Patch | Kind::Ranges | Kind::Masked) {
+            total.fresh = u32::from(apply_structural(core, r)?);
+            return Ok(total);
+        }
+    }
     let is_payload = |k: Kind| matches!(k, Kind::Patch | Kind::Ranges | Kind::Masked);
     let mut order: Vec<usize> = (0..records.len())
         .filter(|i| is_payload(records[*i].kind))
@@ -381,31 +388,26 @@ pub(crate) fn apply_group(
         step("group.page");
     }
     for r in records {
-        if !mine(r.head.index) {
-            continue;
+        if mine(r.head.index) {
+            total.fresh += u32::from(apply_structural(core, r)?);
         }
-        let fresh = match r.kind {
-            Kind::Swap => {
-                let (new, old) = (
-                    BlockRef::from_bits(r.parts.new_block),
-                    BlockRef::from_bits(r.parts.old_block),
-                );
-                apply_swap(core, r.head.index, r.head.generation, new, old)?
-            }
-            Kind::Create => {
-                let fresh = apply_create(core, r)?;
-                core.pages.count(Counter::PagesCreated, fresh.into());
-                fresh
-            }
-            Kind::Destroy => {
-                let fresh = apply_destroy(core, r)?;
-                core.pages.count(Counter::PagesDestroyed, fresh.into());
-                fresh
-            }
-            Kind::Describe => apply_describe(core, r)?,
-            _ => false,
-        };
-        total.fresh += u32::from(fresh);
     }
     Ok(total)
+}
+
+/// Applies a record that changes which block, name or page there is.
+fn apply_structural(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
+    match r.kind {
+        Kind::Swap => {
+            let (new, old) = (
+                BlockRef::from_bits(r.parts.new_block),
+                BlockRef::from_bits(r.parts.old_block),
+            );
+            apply_swap(core, r.head.index, r.head.generation, new, old)
+        }
+        Kind::Create => apply_create(core, r),
+        Kind::Destroy => apply_destroy(core, r),
+        Kind::Describe => apply_describe(core, r),
+        _ => Ok(false),
+    }
 }

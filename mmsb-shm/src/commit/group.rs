@@ -313,6 +313,10 @@ impl Participant {
             // The entry may have changed before we became the owner (C2).
             pages.ensure_fresh(page)?;
         }
+        let plain = |c: &Change<'_>| matches!(c, Change::Patch { page, .. } if !page.is_loaned());
+        if !options.transaction && options.cause == 0 && changes.iter().all(plain) {
+            return self.commit_patches(changes);
+        }
         let transaction = if options.transaction {
             RecordFlags::TRANSACTION
         } else {
@@ -435,12 +439,7 @@ impl Participant {
                 .store(even + (k << 1), Ordering::Relaxed);
         }
         self.publish(first, slots as u32);
-        if fresh.is_empty()
-            && !options.transaction
-            && changes.iter().all(|c| matches!(c, Change::Patch { .. }))
         {
-            self.apply_patches(changes, &encoded, first);
-        } else {
             let records: Vec<GroupRecord<'_>> = changes
                 .iter()
                 .zip(&encoded)
@@ -489,44 +488,129 @@ impl Participant {
         ))
     }
 
-    /// The quick way through a batch of plain patches: runs of changes to one page under one odd phase.
-    fn apply_patches(&self, changes: &[Change<'_>], encoded: &[Encoded], first: u64) {
-        let mut order: Vec<u32> = (0..changes.len() as u32).collect();
-        let index = |i: u32| changes[i as usize].page().map_or(0, |p| p.id().index);
-        if !order.is_sorted_by_key(|i| index(*i)) {
-            order.sort_by_key(|i| index(*i));
+    /// The quick way through a batch of plain patches of pages that are patched in place: records straight from the
+    /// caller's bytes, and runs of changes to one page under one odd phase.
+    fn commit_patches<'a>(&self, changes: &[Change<'a>]) -> Result<Attempt, PageError> {
+        let ring = self.ring();
+        let parts = |c: &Change<'a>| match *c {
+            Change::Patch {
+                page,
+                offset,
+                bytes,
+            } => Some((page, offset, bytes)),
+            _ => None,
+        };
+        let slots: u64 = changes
+            .iter()
+            .filter_map(parts)
+            .map(|(_, _, bytes)| slots_for(bytes.len()))
+            .sum();
+        let max = ring.record_slots_max();
+        if slots > max {
+            return Err(PageError::DeltaTooLarge { slots, max });
         }
-        for run in order.chunk_by(|a, b| index(*a) == index(*b)) {
-            let Some(page) = changes[run[0] as usize].page() else {
-                continue;
+        let time = self.record_time();
+        let source = self.source();
+        let Some(first) = self.claim(slots as u32)? else {
+            return Ok(Attempt::Full(slots));
+        };
+        let bomb = NoUnwind;
+        let mut lsn = first;
+        let mut last = first;
+        let mut total = 0u64;
+        for (page, offset, bytes) in changes.iter().filter_map(parts) {
+            let head = RecordHead {
+                index: page.id().index,
+                generation: page.id().generation,
+                offset,
+                body: bytes.len() as u32,
+                kind: Kind::Patch as u8,
+                flags: 0,
+                source,
+                time,
             };
-            let last = first + encoded[run[run.len() - 1] as usize].lsn_offset;
-            let block = page.block();
-            let write = |payload: *mut u8| {
-                for i in run {
-                    if let Change::Patch { offset, bytes, .. } = changes[*i as usize] {
-                        // SAFETY: checked against the page's size by `Change::check`; the block holds that many bytes
-                        // and we own the page.
-                        unsafe {
-                            copy::store(payload.add(offset as usize), bytes.as_ptr(), bytes.len())
-                        };
-                    }
-                }
-            };
-            if page.versions() > 1 {
-                self.publish_version(page, last, run.len() as u64, write, false);
-                continue;
+            record::write(&ring, lsn, &head, bytes, self.me, lsn != first);
+            last = lsn;
+            total += bytes.len() as u64;
+            lsn += slots_for(bytes.len());
+        }
+        self.publish(first, slots as u32);
+        let index = |c: &Change<'_>| c.page().map_or(0, |p| p.id().index);
+        if changes.is_sorted_by_key(index) {
+            let mut lsn = first;
+            for run in changes.chunk_by(|a, b| index(a) == index(b)) {
+                let (sizes, tail) = run
+                    .iter()
+                    .filter_map(parts)
+                    .fold((0, 0), |(sum, _), (_, _, b)| {
+                        (sum + slots_for(b.len()), slots_for(b.len()))
+                    });
+                self.apply_run(
+                    run.iter().filter_map(parts),
+                    run.len() as u64,
+                    lsn + sizes - tail,
+                );
+                lsn += sizes;
             }
-            let even = seqlock::write_begin(&block.header.seq);
-            step("group.odd");
-            write(block.payload);
-            step("group.copied");
-            // Relaxed: inside the odd phase.
-            block.header.lsn.store(last, Ordering::Relaxed);
-            step("group.lsn");
-            seqlock::write_end(&block.header.seq, even, run.len() as u64);
-            step("group.even");
+        } else {
+            let mut at = first;
+            let mut order: Vec<(u32, u64, &Change<'_>)> = Vec::with_capacity(changes.len());
+            for change in changes {
+                order.push((index(change), at, change));
+                at += parts(change).map_or(0, |(_, _, b)| slots_for(b.len()));
+            }
+            // Stable: deltas of one page stay in order.
+            order.sort_by_key(|(index, ..)| *index);
+            for run in order.chunk_by(|a, b| a.0 == b.0) {
+                self.apply_run(
+                    run.iter().filter_map(|(_, _, c)| parts(c)),
+                    run.len() as u64,
+                    run[run.len() - 1].1,
+                );
+            }
         }
+        core::mem::forget(bomb);
+        Ok(Attempt::Done(
+            Receipt {
+                first,
+                last,
+                end: first + slots,
+            },
+            total,
+        ))
+    }
+
+    /// Applies `count` patches of one page, the last of which has LSN `last`.
+    #[inline(always)]
+    fn apply_run<'a>(
+        &self,
+        mut run: impl Iterator<Item = (&'a PageRef, u32, &'a [u8])>,
+        count: u64,
+        last: u64,
+    ) {
+        let Some(one) = run.next() else { return };
+        let page = one.0;
+        let block = page.block();
+        let write = |payload: *mut u8| {
+            for (_, offset, bytes) in core::iter::once(one).chain(run) {
+                // SAFETY: checked against the page's size by `Change::check`; the block holds that many bytes and we
+                // own the page.
+                unsafe { copy::store(payload.add(offset as usize), bytes.as_ptr(), bytes.len()) };
+            }
+        };
+        if page.versions() > 1 {
+            self.publish_version(page, last, count, write, false);
+            return;
+        }
+        let even = seqlock::write_begin(&block.header.seq);
+        step("group.odd");
+        write(block.payload);
+        step("group.copied");
+        // Relaxed: inside the odd phase.
+        block.header.lsn.store(last, Ordering::Relaxed);
+        step("group.lsn");
+        seqlock::write_end(&block.header.seq, even, count);
+        step("group.even");
     }
 
     /// A fresh block with the page's content and all of its deltas in `changes`. The caller owns the page.

@@ -200,10 +200,8 @@ pub struct CtlHeader {
     pub sweep_indices: AtomicU32,
     /// Where the next search for a free page number starts, so that numbers are reused in turn.
     pub index_hint: AtomicU32,
-    /// Blocks in use per size class, for reports.
-    pub class_used: [AtomicU64; 64],
     /// Spare, up to 4096 bytes.
-    pub reserved7: [AtomicU64; 318],
+    pub reserved7: [AtomicU64; 382],
 }
 
 #[cfg(not(loom))]
@@ -216,5 +214,5 @@ const _: () = {
     );
     assert!(offset_of!(CtlHeader, limit_lock) == 512 && offset_of!(CtlHeader, names_lock) == 640);
     assert!(offset_of!(CtlHeader, grow_lock) == 768 && offset_of!(CtlHeader, sleepers) == 896);
-    assert!(offset_of!(CtlHeader, sweep_due) == 1024 && offset_of!(CtlHeader, class_used) == 1040);
+    assert!(offset_of!(CtlHeader, sweep_due) == 1024);
 };

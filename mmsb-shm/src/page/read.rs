@@ -4,9 +4,10 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::{PageId, owner, seqlock};
+use super::{PageId, cell, owner, seqlock};
 use crate::copy;
 use crate::error::{Corrupt, PageError};
+use crate::hazard;
 use crate::layout::page::{
     BlockHeader, CellHeader, DirectoryEntry, SHAPE_LOANED, VERSIONS_MAX, VersionHeader,
     block_payload, version_stride,
@@ -123,8 +124,7 @@ pub(crate) fn cell_current<'a>(
     // header and every version slot lie inside the mapping; all header fields are atomics.
     unsafe {
         let cell = &*block.payload.cast::<CellHeader>();
-        // Acquire: pairs with the Release store of `head` after the slot is whole.
-        let head = cell.head.load(Ordering::Acquire);
+        let head = cell::current(&cell.head);
         let slot = head.wrapping_add(ahead) % u64::from(versions);
         let at = block
             .payload
@@ -246,20 +246,13 @@ impl Pages {
                 epoch: version.epoch.load(Ordering::Relaxed),
                 lsn: version.lsn.load(Ordering::Relaxed),
             };
-            // Acquire fence: the copy is done before the look at the head. The writer of version h + 1 fills slot
-            // (h + 1) mod K while head is h, so ours is untouched while head ≤ ours + K − 2; its Release fence before
-            // filling makes a head of h visible with the first byte it writes for h + 1.
-            fence(Ordering::Acquire);
-            let now = cell.head.load(Ordering::Relaxed);
-            if now.wrapping_sub(head) > u64::from(versions) - 2 {
+            if !cell::still(&cell.head, head, versions.into()) {
                 return Ok(Outcome::Changed);
             }
             seen
         };
-        // Relaxed: ordered by the fence of the validation above. A block that left its page meanwhile may be another
-        // page's now, and its sequence word proves nothing (C2).
         match self.entry(page.id.index) {
-            Some(entry) if entry.load(Ordering::Relaxed) == page.entry.get() => {
+            Some(entry) if seqlock::still_there(entry, page.entry.get()) => {
                 Ok(Outcome::Done(outcome))
             }
             _ => Ok(Outcome::Changed),
@@ -359,7 +352,9 @@ impl Pages {
             if !same_entry || page.block().header.seq.load(Ordering::Relaxed) != *begin {
                 return Ok(false);
             }
-            version.epoch = begin >> 1;
+            if page.versions.get() == 1 {
+                version.epoch = begin >> 1;
+            }
         }
         Ok(true)
     }
@@ -458,7 +453,21 @@ impl Participant {
         self.yield_leases();
         let found = self.core.ctl.owner(page.id.index).load(Ordering::Acquire);
         match self.core.holder(found) {
-            Holder::Dead(index) => recovery::participant(&self.core, &self.fd, index).map(|_| ()),
+            Holder::Dead(index) => {
+                let recovered = recovery::participant(&self.core, &self.fd, index)?;
+                if !recovered && begin.elapsed() >= self.config.timeout {
+                    // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                    return Err(PageError::Timeout {
+                        what: Locked::Page(page.id.index).to_string(),
+                        holder: format!(
+                            "dead {}, whose recoverer does not finish",
+                            self.core.describe(index)
+                        ),
+                        waited: begin.elapsed(),
+                    });
+                }
+                Ok(())
+            }
             Holder::Nobody => {
                 std::thread::yield_now();
                 Ok(())
@@ -526,17 +535,19 @@ impl Participant {
         }
         let hazard = &self.slot().hazards[hand as usize];
         loop {
-            self.core.pages.ensure_fresh(page)?;
+            if let Err(e) = self.core.pages.ensure_fresh(page) {
+                hazard::unpin(hazard);
+                return Err(e);
+            }
             if !page.is_loaned() {
-                hazard.store(0, Ordering::Release);
+                hazard::unpin(hazard);
                 return Err(PageError::NotLoaned(page.id));
             }
             let entry = page.entry();
-            hazard.store(entry.block().bits(), Ordering::Release);
-            step("pin.hazard");
-            // SeqCst fence: see `Core::is_reclaimable`, the other half.
-            fence(Ordering::SeqCst);
-            if self.core.pages.load_entry(page.id.index) == Some(entry) {
+            let Some(word) = self.core.pages.entry(page.id.index) else {
+                return Err(PageError::PageGone(page.id));
+            };
+            if hazard::pin(hazard, entry.block().bits(), word, entry.0) {
                 break;
             }
         }
@@ -637,8 +648,7 @@ impl Drop for PinnedView<'_> {
         if self.by.check_fork().is_err() {
             return;
         }
-        // Release: all reads of the block are done.
-        self.by.slot().hazards[self.hand as usize].store(0, Ordering::Release);
+        hazard::unpin(&self.by.slot().hazards[self.hand as usize]);
         self.by.pins.set(self.by.pins.get() & !(1 << self.hand));
     }
 }
