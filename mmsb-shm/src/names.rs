@@ -841,6 +841,9 @@ impl Participant {
         change: impl Fn(Cold) -> Cold,
     ) -> Result<(), PageError> {
         self.check_fork()?;
+        if self.core.pages.entry(id.index).is_none() {
+            return Err(PageError::PageGone(id));
+        }
         let names = &self.core.ctl.header().names_lock;
         loop {
             self.lock_word(names, 30, Locked::Names)?;

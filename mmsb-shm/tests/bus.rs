@@ -436,3 +436,20 @@ fn every_page_number_of_an_odd_count_can_be_used_and_used_again() {
         }
     }
 }
+
+#[test]
+fn an_id_that_no_directory_has_is_a_page_that_is_gone() {
+    let bus = bus();
+    let a = bus.join("a");
+    let id = mmsb_shm::PageId {
+        index: u32::MAX,
+        generation: 1,
+    };
+    assert_eq!(
+        a.describe_page(id, |cold| cold),
+        Err(PageError::PageGone(id))
+    );
+    assert_eq!(a.destroy_page(id), Err(PageError::PageGone(id)));
+    assert!(a.core().pages.resolve(id).is_err());
+    a.create_page(&named(8, "the name lock is free")).unwrap();
+}
