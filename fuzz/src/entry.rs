@@ -98,7 +98,11 @@ impl Live {
             versions,
             cold: Cold {
                 name: name.into(),
-                schema: if name == "cell" { vec![1, 2, 3] } else { vec![] },
+                schema: if name == "cell" {
+                    vec![1, 2, 3]
+                } else {
+                    vec![]
+                },
                 meta: vec![("k".into(), "v".into()); usize::from(name == "big")],
                 ..Cold::default()
             },
@@ -330,7 +334,11 @@ impl Live {
         let owners = self.ctl_table(offset_of!(CtlHeader, owners_at));
         for page in pages {
             // 16 owner words, so each row has one.
-            self.write("ctl", owners + u64::from(page % PAGES_MAX) * 16 % 64 * 4, &word);
+            self.write(
+                "ctl",
+                owners + u64::from(page % PAGES_MAX) * 16 % 64 * 4,
+                &word,
+            );
             self.write("ctl", owners + u64::from(page % PAGES_MAX) * 4, &word);
         }
         let used = offset_of!(CtlHeader, participants_used) as u64;
@@ -448,7 +456,9 @@ impl Live {
             }
             12 => {
                 if let Some(p) = page {
-                    let seen = by.pin(&p).map(|v| v.iter().map(|b| u64::from(*b)).sum::<u64>());
+                    let seen = by
+                        .pin(&p)
+                        .map(|v| v.iter().map(|b| u64::from(*b)).sum::<u64>());
                     let _ = seen;
                 }
             }
