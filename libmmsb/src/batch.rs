@@ -3,7 +3,7 @@
 use mmsb_shm::{Change, Options, PageRef, Receipt};
 
 use crate::error::Result;
-use crate::page::{gather, offset32};
+use crate::page::{Gathered, gather, offset32};
 use crate::{Bus, Page};
 
 enum Op<'a> {
@@ -14,8 +14,7 @@ enum Op<'a> {
     },
     Ranges {
         page: &'a PageRef,
-        ranges: Vec<(u32, u32)>,
-        bytes: Vec<u8>,
+        gathered: Gathered,
     },
     Masked {
         page: &'a PageRef,
@@ -97,11 +96,9 @@ impl<'a> Batch<'a> {
     /// Adds [`Page::patch_many`].
     pub fn patch_many(&mut self, page: &'a Page<'_>, ranges: &[(usize, &[u8])]) -> &mut Batch<'a> {
         let op = self.bus.own(page).and_then(|page| {
-            let (ranges, bytes) = gather(page, ranges)?;
             Ok(Op::Ranges {
                 page,
-                ranges,
-                bytes,
+                gathered: gather(page, ranges)?,
             })
         });
         self.push(op)
@@ -170,14 +167,10 @@ impl<'a> Batch<'a> {
                     offset: *offset,
                     bytes,
                 },
-                Op::Ranges {
+                Op::Ranges { page, gathered } => Change::Ranges {
                     page,
-                    ranges,
-                    bytes,
-                } => Change::Ranges {
-                    page,
-                    ranges,
-                    bytes,
+                    ranges: &gathered.ranges,
+                    bytes: &gathered.bytes,
                 },
                 Op::Masked {
                     page,
@@ -194,7 +187,7 @@ impl<'a> Batch<'a> {
             })
             .collect();
         let options = Options {
-            cause: self.cause,
+            cause: std::mem::take(&mut self.cause),
             transaction: false,
         };
         Ok(self.bus.participant().commit(&changes, &options)?)

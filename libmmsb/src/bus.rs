@@ -467,7 +467,7 @@ impl Bus {
     /// # Errors
     /// [`PageError::Corrupt`], [`Error::Io`].
     pub fn stats(&self) -> Result<Stats> {
-        Stats::of(self)
+        Stats::of(self.core())
     }
 
     /// Repairs whatever dead participants left; returns how many there were. Nobody has to call this: whoever meets the
@@ -543,7 +543,7 @@ impl Bus {
                 std::thread::yield_now();
                 continue;
             }
-            if rounds % 64 == 0 {
+            if rounds.is_multiple_of(64) {
                 self.participant.recover_all()?;
             }
             std::thread::sleep(Duration::from_micros(if rounds < 1000 { 50 } else { 1000 }));

@@ -157,8 +157,12 @@ impl Tracker {
         // Taken off the list only behind the read: after an error it is tried again.
         let image = image(reader, id)?;
         self.due.pop_front();
-        if let Some(image) = image {
-            self.push_image(image);
+        match image {
+            Some(image) => self.push_image(image),
+            // Gone before its image was read: nobody could apply its last deltas to anything. Its end will be told.
+            None => {
+                self.held.insert(id, u64::MAX);
+            }
         }
         Ok(true)
     }

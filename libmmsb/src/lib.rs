@@ -8,6 +8,7 @@ mod delta;
 mod error;
 mod field;
 mod filter;
+mod inspect;
 mod loan;
 mod observer;
 mod page;
@@ -25,6 +26,7 @@ pub use {
     delta::{Event, OwnedDelta, PageImage},
     error::{Error, Result},
     field::FieldRef,
+    inspect::Inspection,
     loan::{Loan, View},
     observer::{ObservedPage, Observer, ObserverSubscription},
     page::{Caused, Page, PageSpec},

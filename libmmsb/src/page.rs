@@ -124,23 +124,30 @@ pub(crate) fn offset32(page: &PageRef, offset: usize, len: usize) -> Result<u32>
     })
 }
 
-/// Sorts ranges and puts their bytes one behind the other.
-pub(crate) fn gather(
-    page: &PageRef,
-    ranges: &[(usize, &[u8])],
-) -> Result<(Vec<(u32, u32)>, Vec<u8>)> {
+/// The table of a sparse delta, and the bytes of its ranges one behind the other.
+pub(crate) struct Gathered {
+    pub(crate) ranges: Vec<(u32, u32)>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Sorts ranges by offset.
+pub(crate) fn gather(page: &PageRef, ranges: &[(usize, &[u8])]) -> Result<Gathered> {
     let mut sorted: Vec<(usize, &[u8])> = ranges.to_vec();
-    // Stable, and an empty range ahead of others at its offset: it overlaps nothing.
+    // Of two at one offset the empty one goes first: it overlaps nothing.
     sorted.sort_by_key(|(offset, bytes)| (*offset, bytes.len()));
-    let mut table = Vec::with_capacity(sorted.len());
-    let mut bytes = Vec::with_capacity(sorted.iter().map(|(_, b)| b.len()).sum());
+    let mut gathered = Gathered {
+        ranges: Vec::with_capacity(sorted.len()),
+        bytes: Vec::with_capacity(sorted.iter().map(|(_, b)| b.len()).sum()),
+    };
     for (offset, b) in sorted {
         // A length past 4 GiB would not survive the cast; no page holds it, so the range is refused for its end.
         let len = u32::try_from(b.len()).unwrap_or(u32::MAX);
-        table.push((offset32(page, offset, b.len())?, len));
-        bytes.extend_from_slice(b);
+        gathered
+            .ranges
+            .push((offset32(page, offset, b.len())?, len));
+        gathered.bytes.extend_from_slice(b);
     }
-    Ok((table, bytes))
+    Ok(gathered)
 }
 
 pub(crate) fn check_size(page: &PageRef, wanted: usize) -> Result<()> {
@@ -354,7 +361,7 @@ impl<'b> Page<'b> {
             }
             rounds += 1;
             if rounds > 64 {
-                if rounds % 64 == 0 {
+                if rounds.is_multiple_of(64) {
                     self.bus.recover()?;
                 }
                 std::thread::sleep(Duration::from_micros(50));
@@ -404,12 +411,12 @@ impl<'b> Page<'b> {
     }
 
     fn patch_many_caused(&self, ranges: &[(usize, &[u8])], cause: u64) -> Result<u64> {
-        let (ranges, bytes) = gather(&self.page, ranges)?;
+        let gathered = gather(&self.page, ranges)?;
         self.commit(
             Change::Ranges {
                 page: &self.page,
-                ranges: &ranges,
-                bytes: &bytes,
+                ranges: &gathered.ranges,
+                bytes: &gathered.bytes,
             },
             cause,
         )

@@ -6,7 +6,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use mmsb_shm::{Change, Options, PageError, PageId, PageRef, PageVersion, Receipt};
 
 use crate::error::{Error, Result, timed_out};
-use crate::page::{check_size, gather, offset32, read_value};
+use crate::page::{Gathered, check_size, gather, offset32, read_value};
 use crate::{Bus, Page};
 
 /// A page that the transaction touched.
@@ -19,8 +19,7 @@ struct Touched {
 /// A staged change of bytes: ranges of `bytes`, ascending and disjoint.
 struct Staged {
     touched: usize,
-    ranges: Vec<(u32, u32)>,
-    bytes: Vec<u8>,
+    gathered: Gathered,
 }
 
 enum Op {
@@ -66,9 +65,9 @@ impl Transaction<'_> {
     fn stage(&mut self, page: &Page<'_>, ranges: &[(usize, &[u8])]) -> Result<()> {
         let touched = self.touch(page)?;
         let page = &self.touched[touched].page;
-        let (ranges, bytes) = gather(page, ranges)?;
+        let gathered = gather(page, ranges)?;
         let mut end = 0;
-        for (index, (offset, len)) in ranges.iter().enumerate() {
+        for (index, (offset, len)) in gathered.ranges.iter().enumerate() {
             let (offset, len) = (u64::from(*offset), u64::from(*len));
             if offset < end {
                 return Err(PageError::Overlap { index, offset }.into());
@@ -84,11 +83,7 @@ impl Transaction<'_> {
                 .into());
             }
         }
-        self.ops.push(Op::Write(Staged {
-            touched,
-            ranges,
-            bytes,
-        }));
+        self.ops.push(Op::Write(Staged { touched, gathered }));
         Ok(())
     }
 
@@ -181,7 +176,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// As [`Transaction::read`].
-    pub fn to_vec(&mut self, page: &Page<'_>) -> Result<Vec<u8>> {
+    pub fn read_all(&mut self, page: &Page<'_>) -> Result<Vec<u8>> {
         let mut bytes = vec![0; page.size()];
         self.read_range(page, 0, &mut bytes)?;
         Ok(bytes)
@@ -201,10 +196,9 @@ impl Transaction<'_> {
             return Err(Error::Conflict(touched.page.id()));
         }
         for op in &self.ops {
-            if let Op::Write(staged) = op {
-                if staged.touched == at {
-                    lay_over(staged, offset, dst);
-                }
+            match op {
+                Op::Write(staged) if staged.touched == at => lay_over(staged, offset, dst),
+                _ => {}
             }
         }
         Ok(())
@@ -215,7 +209,7 @@ impl Transaction<'_> {
     /// # Errors
     /// As [`Transaction::read`].
     pub fn update<R>(&mut self, page: &Page<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<R> {
-        let old = self.to_vec(page)?;
+        let old = self.read_all(page)?;
         let mut new = old.clone();
         let result = f(&mut new);
         let mut ranges = Vec::new();
@@ -252,16 +246,17 @@ impl Transaction<'_> {
                 Op::Mark(bytes) => Change::Mark { bytes },
                 Op::Write(staged) => {
                     let page = &self.touched[staged.touched].page;
-                    match staged.ranges.as_slice() {
+                    let Gathered { ranges, bytes } = &staged.gathered;
+                    match ranges.as_slice() {
                         [(offset, _)] => Change::Patch {
                             page,
                             offset: *offset,
-                            bytes: &staged.bytes,
+                            bytes,
                         },
                         ranges => Change::Ranges {
                             page,
                             ranges,
-                            bytes: &staged.bytes,
+                            bytes,
                         },
                     }
                 }
@@ -289,8 +284,8 @@ impl Transaction<'_> {
 
 /// Copies what `staged` says about `offset..offset + dst.len()` into `dst`.
 fn lay_over(staged: &Staged, offset: usize, dst: &mut [u8]) {
-    let mut bytes = staged.bytes.as_slice();
-    for (at, len) in &staged.ranges {
+    let mut bytes = staged.gathered.bytes.as_slice();
+    for (at, len) in &staged.gathered.ranges {
         let (now, rest) = bytes.split_at(*len as usize);
         bytes = rest;
         let at = *at as usize;
