@@ -467,7 +467,7 @@ impl Bus {
     /// # Errors
     /// [`PageError::Corrupt`], [`Error::Io`].
     pub fn stats(&self) -> Result<Stats> {
-        Stats::of(self)
+        Stats::of(self.core())
     }
 
     /// Repairs whatever dead participants left; returns how many there were. Nobody has to call this: whoever meets the

@@ -80,6 +80,7 @@ mod delta;
 mod error;
 mod field;
 mod filter;
+mod inspect;
 mod loan;
 mod observer;
 mod page;
@@ -97,6 +98,7 @@ pub use {
     delta::{Event, OwnedDelta, PageImage},
     error::{Error, Result},
     field::FieldRef,
+    inspect::Inspection,
     loan::{Loan, View},
     observer::{ObservedPage, Observer, ObserverSubscription},
     page::{Caused, Page, PageSpec},

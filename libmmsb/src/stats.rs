@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use mmsb_shm::segment::Ctl;
+use mmsb_shm::segment::{Core, Ctl};
 use mmsb_shm::{Counter, Pages};
 use serde::Serialize;
 
-use crate::Bus;
 use crate::error::{Error, Result};
 
 /// Geometry, sizes, modes and identity of a bus.
@@ -202,8 +201,7 @@ pub(crate) fn counters(pages: &Pages) -> Vec<(&'static str, u64)> {
 }
 
 impl Stats {
-    pub(crate) fn of(bus: &Bus) -> Result<Stats> {
-        let core = bus.core();
+    pub(crate) fn of(core: &Core) -> Result<Stats> {
         let pages = &core.pages;
         let ring = pages.ring_info();
         let participants: Vec<ParticipantStats> = core

@@ -438,10 +438,10 @@ impl Pages {
                 if e.load(Ordering::Relaxed) != now.0 {
                     continue;
                 }
-                if let Some((id, cold)) = cold {
-                    if cold.name.starts_with(prefix) {
-                        list.push((cold.name, id));
-                    }
+                if let Some((id, cold)) = cold
+                    && cold.name.starts_with(prefix)
+                {
+                    list.push((cold.name, id));
                 }
                 break;
             }
@@ -826,10 +826,10 @@ impl Participant {
         if !done {
             return Ok(Destroyed::Full);
         }
-        if page.is_loaned() {
-            if let Some(class) = self.core.class_of(page.entry().block()) {
-                self.retire(page.entry().block(), class, id);
-            }
+        if page.is_loaned()
+            && let Some(class) = self.core.class_of(page.entry().block())
+        {
+            self.retire(page.entry().block(), class, id);
         }
         Ok(Destroyed::Done)
     }
