@@ -69,6 +69,9 @@ impl Default for Pools {
     }
 }
 
+/// Refills of the private pool that one allocation makes before it calls the bitmaps corrupt.
+const REFILLS_MAX: u32 = 1000;
+
 /// A block in hand: allocated, not yet published.
 #[derive(Clone, Copy)]
 pub(crate) struct Held<'a> {
@@ -108,14 +111,22 @@ impl Pages {
 
     /// First slabs of the runs of `class`, checked.
     fn runs(&self, class: u32) -> impl Iterator<Item = u32> + '_ {
+        // No run lies behind the end of the object, whatever the table says: this bounds every walk over blocks by the
+        // memory there is.
+        let len = self.refresh_len();
+        let bytes = u64::from(run_shape(class).slabs) * SLAB_BYTES;
+        let fits = move |slab: u64| self.geometry.arena_at + slab * SLAB_BYTES + bytes <= len;
         // Acquire: pairs with the Release store in `grow`; the run behind the entry is complete.
         self.slabs()
             .iter()
             .enumerate()
             .filter_map(move |(i, slab)| {
                 let entry = SlabEntry(slab.load(Ordering::Acquire));
-                (entry.is_used() && entry.class() == class && entry.first_slab() == i as u32)
-                    .then_some(i as u32)
+                (entry.is_used()
+                    && entry.class() == class
+                    && entry.first_slab() == i as u32
+                    && fits(i as u64))
+                .then_some(i as u32)
             })
     }
 
@@ -326,14 +337,24 @@ impl Participant {
         hand: u32,
         reuse_of: Option<PageId>,
     ) -> Result<Held<'_>, PageError> {
-        if let Some(page) = reuse_of {
-            if let Some(block) = self.reuse_retired(class, page, hand)? {
-                return Ok(Held { block, class, hand });
-            }
+        if let Some(page) = reuse_of
+            && let Some(block) = self.reuse_retired(class, page, hand)?
+        {
+            return Ok(Held { block, class, hand });
         }
         let shape = run_shape(class);
+        // A listed block that is taken costs a try; so many in a row, when every refill lists free ones, are no race.
+        let mut refills = 0;
         loop {
             let Some((slab, i)) = self.next_bit(class) else {
+                refills += 1;
+                if refills > REFILLS_MAX {
+                    return Err(Corrupt {
+                        what: "free blocks of a class that are none",
+                        offset: class.into(),
+                    }
+                    .into());
+                }
                 self.refill(class, &shape)?;
                 continue;
             };
@@ -399,6 +420,10 @@ impl Participant {
 
     /// Gives an unpublished block back.
     pub(crate) fn give_back(&self, held: &Held<'_>) -> Result<(), PageError> {
+        if self.is_stranded() {
+            // A committed record names it.
+            return Ok(());
+        }
         let freed = self
             .core
             .pages
@@ -608,12 +633,11 @@ impl Participant {
         let _ = self.reclaim_retired();
         let pools = std::mem::take(&mut *self.pools.borrow_mut());
         for (class, pool) in pools.classes.iter().enumerate() {
-            if pool.bits != 0 {
-                if let Ok((_, words)) = self.core.pages.run(pool.slab, &run_shape(class as u32)) {
-                    if let Some(word) = words.get(pool.word as usize) {
-                        blocks::give_bits(word, pool.bits);
-                    }
-                }
+            if pool.bits != 0
+                && let Ok((_, words)) = self.core.pages.run(pool.slab, &run_shape(class as u32))
+                && let Some(word) = words.get(pool.word as usize)
+            {
+                blocks::give_bits(word, pool.bits);
             }
         }
         for r in pools.retired {
@@ -680,10 +704,11 @@ impl Participant {
         let words = self.core.ctl.indices();
         for (i, entry) in self.core.pages.directory().iter().enumerate() {
             let entry = crate::layout::page::DirectoryEntry(entry.load(Ordering::Acquire));
-            if entry.block().is_none() && entry.generation() < crate::layout::page::GENERATION_MAX {
-                if let Some(word) = words.get(i / 64) {
-                    blocks::give_bits(word, 1 << (i % 64));
-                }
+            if entry.block().is_none()
+                && entry.generation() < crate::layout::page::GENERATION_MAX
+                && let Some(word) = words.get(i / 64)
+            {
+                blocks::give_bits(word, 1 << (i % 64));
             }
         }
     }

@@ -52,6 +52,8 @@ pub mod segment;
 mod stats;
 #[cfg(not(loom))]
 mod subscribe;
+#[cfg(not(loom))]
+mod watch;
 
 #[cfg(not(loom))]
 pub use {
@@ -67,4 +69,5 @@ pub use {
     segment::{BusConfig, Core, Geometry, Pages},
     stats::Counter,
     subscribe::{Delta, Follower, Gap, Polled},
+    watch::{Ahead, sleep_until_news},
 };

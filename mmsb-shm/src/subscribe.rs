@@ -10,11 +10,12 @@ use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::BlockRef;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
+use crate::names::Cold;
 use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
 use crate::recovery;
 use crate::ring::record::{self, TIME_SHIFT};
-use crate::ring::{Ring, Seen, gating};
+use crate::ring::{LSN_MAX, Ring, Seen, gating};
 use crate::segment::{Core, Pages};
 use crate::stats::Counter;
 use crate::sync::{Ordering, fence, relax};
@@ -80,6 +81,20 @@ impl Delta<'_> {
         let size = record::take_u32(&mut body)?;
         let shape = record::take_u32(&mut body)?;
         Some((size, (shape >> 8 & 0xff).max(1)))
+    }
+
+    /// For a creation or a description: the page's name, schema and metadata from here on. `None` for other kinds, and
+    /// for bytes that no writer makes.
+    pub fn cold(&self) -> Option<Cold> {
+        let bytes = match self.kind {
+            Kind::Create => self.payload.get(8..)?,
+            Kind::Describe => self.payload,
+            _ => return None,
+        };
+        if bytes.is_empty() {
+            return Some(Cold::default());
+        }
+        Cold::decode(bytes).map(|(_, cold)| cold)
     }
 }
 
@@ -148,7 +163,7 @@ impl Follower {
     /// A follower without a cursor, at `position`: what observers use.
     pub fn at(position: u64) -> Follower {
         Follower {
-            position,
+            position: position.min(LSN_MAX),
             cursor: None,
             gating: false,
             mask: u32::MAX,
@@ -424,7 +439,7 @@ fn full_time(pages: &Pages, low: u32) -> u64 {
     } else {
         near
     };
-    created + (units << TIME_SHIFT)
+    created.wrapping_add(units << TIME_SHIFT)
 }
 
 impl Pages {
@@ -615,14 +630,13 @@ impl Participant {
     ) -> Result<Polled, PageError> {
         let polled = follower.poll(&self.core.pages, max, f)?;
         match polled {
-            Polled::Waiting { .. } => {
+            Polled::Waiting { .. }
                 // Most claims are finished within nanoseconds; look closer only at one that stays.
                 if !spin_until(Duration::from_micros(20), || {
                     follower.is_ready(&self.core.pages)
-                }) {
+                }) => {
                     self.look_at_claim(follower)?;
                 }
-            }
             Polled::Gap(_) => self.core.pages.count(Counter::Gaps, 1),
             _ => {}
         }

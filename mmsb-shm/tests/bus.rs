@@ -418,7 +418,7 @@ fn a_stuck_gating_cursor_is_named_and_a_lossy_one_is_told_of_its_gap() {
             Err(e) => break e,
         }
     };
-    assert!(n >= 32 && n <= 64, "{n}");
+    assert!((32..=64).contains(&n), "{n}");
     assert!(
         matches!(&error, PageError::Backpressure { blocker, .. } if blocker.contains("slowpoke")),
         "{error}"
@@ -458,4 +458,40 @@ fn a_busy_leaseholder_and_a_writer_share_a_page_and_lose_nothing() {
     let mut out = [0u8; 24];
     assert_eq!(a.read(&page, 0, &mut out).unwrap().epoch, 9000);
     assert!(out.chunks(8).all(|c| c == 2999u64.to_le_bytes()));
+}
+
+#[test]
+fn every_page_number_of_an_odd_count_can_be_used_and_used_again() {
+    let bus = bus_with(&BusConfig {
+        pages_max: 1001,
+        ..BusConfig::default()
+    });
+    let a = bus.join("a");
+    for _ in 0..3 {
+        let ids: Vec<_> = (0..1001)
+            .map(|_| a.create_page(&page(8)).unwrap())
+            .collect();
+        assert!(matches!(a.create_page(&page(8)), Err(PageError::Full(_))));
+        assert_eq!(ids.iter().map(|id| id.index).max(), Some(1000));
+        for id in ids {
+            a.destroy_page(id).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_id_that_no_directory_has_is_a_page_that_is_gone() {
+    let bus = bus();
+    let a = bus.join("a");
+    let id = mmsb_shm::PageId {
+        index: u32::MAX,
+        generation: 1,
+    };
+    assert_eq!(
+        a.describe_page(id, |cold| cold),
+        Err(PageError::PageGone(id))
+    );
+    assert_eq!(a.destroy_page(id), Err(PageError::PageGone(id)));
+    assert!(a.core().pages.resolve(id).is_err());
+    a.create_page(&named(8, "the name lock is free")).unwrap();
 }

@@ -8,7 +8,7 @@ use crate::copy;
 use crate::error::PageError;
 use crate::layout::page::SHAPE_LOANED;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, slots_for};
-use crate::page::{PageRef, cell_current, owner, seqlock};
+use crate::page::{PageRef, PageVersion, cell_current, owner, seqlock};
 use crate::participant::{Locked, Participant};
 use crate::ring::record::{self, Parts};
 use crate::sync::Ordering;
@@ -188,6 +188,9 @@ pub(crate) struct LockedPages<'p> {
 
 impl Drop for LockedPages<'_> {
     fn drop(&mut self) {
+        if self.by.is_stranded() {
+            return;
+        }
         for index in &self.indices {
             self.by.unlock_word(self.by.owner_word(*index), *index);
             step("group.unlocked_one");
@@ -227,9 +230,25 @@ impl Participant {
     /// As [`Participant::patch`]; [`PageError::DeltaTooLarge`] if the group does not fit the ring. Nothing was changed
     /// then.
     pub fn commit(&self, changes: &[Change<'_>], options: &Options) -> Result<Receipt, PageError> {
+        // Nothing is expected, so nothing can differ.
+        self.commit_if(changes, options, &[])
+            .map(Option::unwrap_or_default)
+    }
+
+    /// As [`Participant::commit`], if every page in `expected` still has the epoch given with it: looked at under the
+    /// locks of all pages, those that are only expected too. `None`: one differs, and nothing was changed.
+    ///
+    /// # Errors
+    /// As [`Participant::commit`].
+    pub fn commit_if(
+        &self,
+        changes: &[Change<'_>],
+        options: &Options,
+        expected: &[(&PageRef, PageVersion)],
+    ) -> Result<Option<Receipt>, PageError> {
         self.check_fork()?;
-        if changes.is_empty() {
-            return Ok(Receipt::default());
+        if changes.is_empty() && expected.is_empty() {
+            return Ok(Some(Receipt::default()));
         }
         for change in changes {
             change.check()?;
@@ -237,6 +256,7 @@ impl Participant {
         let mut indices: Vec<u32> = changes
             .iter()
             .filter_map(|c| c.page().map(|p| p.id().index))
+            .chain(expected.iter().map(|(p, _)| p.id().index))
             .collect();
         if !indices.is_sorted() {
             indices.sort_unstable();
@@ -253,12 +273,24 @@ impl Participant {
                 None
             };
             step("group.locked");
-            let result = self.commit_locked(changes, options);
+            // Nobody writes to the pages now, and who died in one was recovered before its lock was ours.
+            let differs = expected.iter().try_fold(false, |differs, (page, version)| {
+                Ok(differs || self.core.pages.version(page)?.epoch != version.epoch)
+            });
+            let result = match differs {
+                Ok(false) if !changes.is_empty() => self.commit_locked(changes, options).map(Some),
+                Ok(false) => Ok(Some(Attempt::Done(Receipt::default(), 0))),
+                Ok(true) => Ok(None),
+                Err(e) => Err(e),
+            };
             if let Some((index, entered)) = single {
-                self.leave_page(index, self.owner_word(index), entered);
+                self.leave_unless_stranded(index, entered);
             }
             drop(locked);
-            match result? {
+            let Some(attempt) = result? else {
+                return Ok(None);
+            };
+            match attempt {
                 Attempt::Done(receipt, bytes) => {
                     self.finish(changes.len() as u64, bytes);
                     let mask = if changes.iter().any(|c| c.page().is_none()) {
@@ -267,7 +299,7 @@ impl Participant {
                         indices.iter().fold(0, |m, i| m | crate::doorbell::bit(*i))
                     };
                     self.ring_bell(mask);
-                    return Ok(receipt);
+                    return Ok(Some(receipt));
                 }
                 Attempt::Full(slots) => self.wait_for_room(slots)?,
             }
@@ -432,11 +464,9 @@ impl Participant {
                 })
                 .collect();
             let applied = apply::apply_group(&self.core, &records, |_| true);
-            if applied.is_err() {
-                // The record is committed and cannot be taken back; leaving the page to recovery by dying is the only
-                // way that keeps memory and log the same.
-                eprintln!("mmsb: corrupt page met behind the commit point: {applied:?}");
-                std::process::abort();
+            if let Err(corrupt) = applied {
+                core::mem::forget(bomb);
+                return Err(self.strand(corrupt));
             }
         }
         for (page, held) in &fresh {
@@ -668,9 +698,9 @@ impl Participant {
                 }],
                 |_| true,
             );
-            if applied.is_err() {
-                eprintln!("mmsb: corrupt structure met behind the commit point: {applied:?}");
-                std::process::abort();
+            if let Err(corrupt) = applied {
+                core::mem::forget(bomb);
+                return Err(self.strand(corrupt));
             }
         }
         core::mem::forget(bomb);

@@ -289,10 +289,10 @@ impl Pages {
     /// Epoch and LSN of the page now, without its content.
     pub fn version(&self, page: &PageRef) -> Result<PageVersion, PageError> {
         for _ in 0..100_000 {
+            let nowhere = core::ptr::NonNull::dangling().as_ptr();
             // SAFETY: no bytes are copied.
-            if let Outcome::Done(v) =
-                unsafe { self.try_read(page, 0, core::ptr::NonNull::dangling().as_ptr(), 0)? }
-            {
+            let outcome = unsafe { self.try_read(page, 0, nowhere, 0)? };
+            if let Outcome::Done(v) = outcome {
                 return Ok(v);
             }
             relax();
@@ -472,6 +472,14 @@ impl Participant {
                 Ok(())
             }
             Holder::Nobody => {
+                if begin.elapsed() >= self.config.timeout {
+                    // Writers leave a page even before they leave it, recoverers too.
+                    return Err(Corrupt {
+                        what: "sequence word of a page that nobody writes",
+                        offset: page.entry().block().offset(),
+                    }
+                    .into());
+                }
                 std::thread::yield_now();
                 Ok(())
             }
