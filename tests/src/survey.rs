@@ -145,7 +145,8 @@ impl Replica {
                 }
             }
             Kind::Destroy => {
-                if self.pages.remove(&d.page).is_none() {
+                let gone = self.pages.remove(&d.page);
+                if gone.is_none() {
                     self.complain(format!("page {} is destroyed, but not there", d.page));
                 }
             }

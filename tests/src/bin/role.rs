@@ -63,8 +63,8 @@ impl Role {
                     ..ParticipantConfig::default()
                 };
                 let p = Participant::join(Arc::new(core), config).map_err(|e| e.to_string())?;
-                let me = p.core().participants().into_iter();
-                let me = me.filter(|i| i.index == p.index()).next_back().expect("me");
+                let mut people = p.core().participants().into_iter();
+                let me = people.find(|i| i.index == p.index()).expect("me");
                 self.p = Some(p);
                 Ok(format!("joined {} {}", me.pid_namespace, me.pid))
             }

@@ -216,7 +216,11 @@ impl Worker {
 
     fn sealed(&mut self) -> Result<(), PageError> {
         let choice = self.rng.next_u64();
-        let prefix = if choice % 3 == 0 { "cell/" } else { "sealed/" };
+        let prefix = if choice.is_multiple_of(3) {
+            "cell/"
+        } else {
+            "sealed/"
+        };
         let size = self.any(prefix, choice >> 8).size();
         let bytes = self.value(size);
         match self.p.patch(self.any(prefix, choice >> 8), 0, &bytes) {
