@@ -96,14 +96,15 @@ pub fn run(assignment: &Assignment) -> Result<(), Failure> {
         Role::Write(writer) => write(assignment, &cast, writer, &mut parent),
         Role::Publish(publisher) => publish(assignment, &cast, publisher, &mut parent),
     };
-    result.inspect_err(|failure| {
-        if failure.code != Code::Ok {
-            // The exit status says it, if the pipe cannot.
-            let _ = parent.send(&Message::Failed {
-                message: format!("{role}: {}", failure.message),
-            });
-        }
-    })
+    let mut told = |failure: &Failure| {
+        let message = format!("{role}: {}", failure.message);
+        parent.send(&Message::Failed { message }).is_ok()
+    };
+    match result {
+        // The parent will say it; two voices would say it twice.
+        Err(failure) if told(&failure) => Err(Failure::new(failure.code, "")),
+        result => result,
+    }
 }
 
 fn set_up(assignment: &Assignment, cast: &Cast) -> Result<(), Failure> {
