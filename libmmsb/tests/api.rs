@@ -462,7 +462,7 @@ fn stats_count_what_happened() {
     assert_eq!((stats.pages, stats.names, stats.sources), (1, 1, 1));
     assert_eq!(stats.deltas - before.deltas, 10);
     assert_eq!(stats.bytes - before.bytes, 100);
-    assert_eq!(stats.counter("pages_created"), 1);
+    assert_eq!(stats.counter("joins"), 1);
     assert_eq!(stats.cursors.len(), 1);
     assert!(stats.cursors[0].gating && stats.cursors[0].lag == 10);
     assert_eq!(stats.participants.len(), 1);

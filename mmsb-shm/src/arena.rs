@@ -326,10 +326,10 @@ impl Participant {
         hand: u32,
         reuse_of: Option<PageId>,
     ) -> Result<Held<'_>, PageError> {
-        if let Some(page) = reuse_of {
-            if let Some(block) = self.reuse_retired(class, page, hand)? {
-                return Ok(Held { block, class, hand });
-            }
+        if let Some(page) = reuse_of
+            && let Some(block) = self.reuse_retired(class, page, hand)?
+        {
+            return Ok(Held { block, class, hand });
         }
         let shape = run_shape(class);
         loop {
@@ -608,12 +608,11 @@ impl Participant {
         let _ = self.reclaim_retired();
         let pools = std::mem::take(&mut *self.pools.borrow_mut());
         for (class, pool) in pools.classes.iter().enumerate() {
-            if pool.bits != 0 {
-                if let Ok((_, words)) = self.core.pages.run(pool.slab, &run_shape(class as u32)) {
-                    if let Some(word) = words.get(pool.word as usize) {
-                        blocks::give_bits(word, pool.bits);
-                    }
-                }
+            if pool.bits != 0
+                && let Ok((_, words)) = self.core.pages.run(pool.slab, &run_shape(class as u32))
+                && let Some(word) = words.get(pool.word as usize)
+            {
+                blocks::give_bits(word, pool.bits);
             }
         }
         for r in pools.retired {
@@ -680,10 +679,11 @@ impl Participant {
         let words = self.core.ctl.indices();
         for (i, entry) in self.core.pages.directory().iter().enumerate() {
             let entry = crate::layout::page::DirectoryEntry(entry.load(Ordering::Acquire));
-            if entry.block().is_none() && entry.generation() < crate::layout::page::GENERATION_MAX {
-                if let Some(word) = words.get(i / 64) {
-                    blocks::give_bits(word, 1 << (i % 64));
-                }
+            if entry.block().is_none()
+                && entry.generation() < crate::layout::page::GENERATION_MAX
+                && let Some(word) = words.get(i / 64)
+            {
+                blocks::give_bits(word, 1 << (i % 64));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Models of the store-then-look protocols: doorbell, hazards, block states. For the yields see
-//! [`crate::ring::loom_ring`].
+//! Models of the store-then-look protocols: doorbell, hazards, block states. The first
+//! thread of each model does nothing that matters, see `ring::loom_ring`.
 
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar, Mutex};
@@ -89,8 +89,8 @@ fn a_sleeper_is_woken_whatever_it_was_about_to_do() {
             let bell = Arc::clone(&bell);
             thread::spawn(move || bell.sleep(0))
         };
-        thread::yield_now();
-        bell.make_ready(0);
+        let waker = thread::spawn(move || bell.make_ready(0));
+        waker.join().unwrap();
         sleeper.join().unwrap();
     });
 }
@@ -104,9 +104,11 @@ fn a_sleeper_whose_flag_another_waker_wiped_is_woken_all_the_same() {
             thread::spawn(move || bell.sleep(condition))
         });
         // Two records one after the other; each is what one of the two sleeps for, under the same flag.
-        thread::yield_now();
-        bell.make_ready(0);
-        bell.make_ready(1);
+        let waker = thread::spawn(move || {
+            bell.make_ready(0);
+            bell.make_ready(1);
+        });
+        waker.join().unwrap();
         for sleeper in sleepers {
             sleeper.join().unwrap();
         }
@@ -153,12 +155,14 @@ fn a_pinned_block_is_not_reused() {
                 }
             })
         };
-        thread::yield_now();
-        if hazard::pin(&hazards[0], 1, &block.entry, 1) {
-            // SAFETY: pinned; the model checks that nobody writes meanwhile.
-            block.content.with(|c| assert_eq!(unsafe { *c }, 0));
-            hazard::unpin(&hazards[0]);
-        }
+        let pinner = thread::spawn(move || {
+            if hazard::pin(&hazards[0], 1, &block.entry, 1) {
+                // SAFETY: pinned; the model checks that nobody writes meanwhile.
+                block.content.with(|c| assert_eq!(unsafe { *c }, 0));
+                hazard::unpin(&hazards[0]);
+            }
+        });
+        pinner.join().unwrap();
         reclaimer.join().unwrap();
     });
 }
@@ -188,9 +192,12 @@ fn a_block_has_one_taker_at_a_time_whatever_the_hints_say() {
             })
         };
         let (one, two) = (taker(1), taker(2));
-        thread::yield_now();
         // A sweep that saw the block FREE a moment ago lists it although it may be taken.
-        blocks::give_bits(&block.free, 1);
+        let sweeper = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || blocks::give_bits(&block.free, 1))
+        };
+        sweeper.join().unwrap();
         let uses = one.join().unwrap() + two.join().unwrap();
         assert!(uses >= 1);
         // SAFETY: all takers are joined.

@@ -438,10 +438,10 @@ impl Pages {
                 if e.load(Ordering::Relaxed) != now.0 {
                     continue;
                 }
-                if let Some((id, cold)) = cold {
-                    if cold.name.starts_with(prefix) {
-                        list.push((cold.name, id));
-                    }
+                if let Some((id, cold)) = cold
+                    && cold.name.starts_with(prefix)
+                {
+                    list.push((cold.name, id));
                 }
                 break;
             }
@@ -826,10 +826,10 @@ impl Participant {
         if !done {
             return Ok(Destroyed::Full);
         }
-        if page.is_loaned() {
-            if let Some(class) = self.core.class_of(page.entry().block()) {
-                self.retire(page.entry().block(), class, id);
-            }
+        if page.is_loaned()
+            && let Some(class) = self.core.class_of(page.entry().block())
+        {
+            self.retire(page.entry().block(), class, id);
         }
         Ok(Destroyed::Done)
     }
@@ -841,6 +841,9 @@ impl Participant {
         change: impl Fn(Cold) -> Cold,
     ) -> Result<(), PageError> {
         self.check_fork()?;
+        if self.core.pages.entry(id.index).is_none() {
+            return Err(PageError::PageGone(id));
+        }
         let names = &self.core.ctl.header().names_lock;
         loop {
             self.lock_word(names, 30, Locked::Names)?;

@@ -630,14 +630,13 @@ impl Participant {
     ) -> Result<Polled, PageError> {
         let polled = follower.poll(&self.core.pages, max, f)?;
         match polled {
-            Polled::Waiting { .. } => {
+            Polled::Waiting { .. }
                 // Most claims are finished within nanoseconds; look closer only at one that stays.
                 if !spin_until(Duration::from_micros(20), || {
                     follower.is_ready(&self.core.pages)
-                }) {
+                }) => {
                     self.look_at_claim(follower)?;
                 }
-            }
             Polled::Gap(_) => self.core.pages.count(Counter::Gaps, 1),
             _ => {}
         }

@@ -2,7 +2,6 @@
 //! that runs. Every other module of this crate imports its atomics from here.
 
 #[cfg(not(loom))]
-#[allow(clippy::disallowed_types)]
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use mmsb_shm::sys::space::SegmentDir;
 use mmsb_shm::{
     Change, Cold, Core, Delta, Follower, Kind, NewPage, Options, PageError, PageId, PageRef, Pages,
-    Participant, Polled,
+    Participant, ParticipantConfig, Polled,
 };
 
 use crate::scenario::{self, BUS, named};
@@ -202,23 +203,31 @@ impl Survivor {
     ///
     /// # Panics
     /// When the bus refuses.
-    pub fn found(dir: &mmsb_shm::sys::space::SegmentDir, ring_bytes: u64) -> Survivor {
+    pub fn found(dir: &SegmentDir, ring_bytes: u64) -> Survivor {
         let config = scenario::config(ring_bytes);
         let core = Arc::new(Core::create(dir, BUS, &config).expect("a bus"));
-        let p = scenario::join(&core, "survivor");
-        let observer = Pages::open(dir, BUS, false).expect("to observe");
-        let follower = p.follow(true).expect("to follow");
-        let mut survivor = Survivor {
-            p,
-            follower,
-            replica: Replica::default(),
-            observer,
-        };
+        let mut survivor = Survivor::join(&core, ParticipantConfig::default().timeout);
         let decorator = scenario::join(&core, "decorator");
         scenario::furnish(&decorator, || survivor.drain_raw());
         drop(decorator);
         survivor.drain_raw();
         survivor
+    }
+
+    /// Joins a bus that has no page yet.
+    ///
+    /// # Panics
+    /// When the bus refuses.
+    pub fn join(core: &Arc<Core>, timeout: Duration) -> Survivor {
+        let mut p = scenario::join(core, "survivor");
+        p.set_timeout(timeout);
+        let follower = p.follow(true).expect("to follow");
+        Survivor {
+            p,
+            follower,
+            replica: Replica::default(),
+            observer: Pages::open(&core.dir, BUS, false).expect("to observe"),
+        }
     }
 
     /// Follows what is there, repairing nobody.
@@ -317,7 +326,7 @@ impl Survivor {
                 Ok(Polled::Deltas(_)) => {}
                 Ok(Polled::Empty) => return Ok(()),
                 Ok(Polled::Waiting { lsn }) => {
-                    let soon = Instant::now() + std::time::Duration::from_secs(5);
+                    let soon = Instant::now() + Duration::from_secs(5);
                     return match follower.wait_observing(pages, Some(soon)) {
                         Err(PageError::Stalled { lsn: at }) if at == lsn => Ok(()),
                         other => Err(format!("observer behind a dead claim: {other:?}")),
@@ -411,16 +420,12 @@ impl Survivor {
         self.drain()
     }
 
-    /// After recovery: memory is one of `worlds`, the log agrees with it, and recovering again changes nothing.
+    /// After recovery: memory is one of `worlds`, and all that [`Survivor::settle`] says.
     ///
     /// # Errors
     /// What is wrong.
     pub fn compare(&mut self, worlds: &[World]) -> Result<(), String> {
-        self.p.recover_all().map_err(|e| format!("recovery: {e}"))?;
-        self.drain()?;
-        let now = World::read(&self.p)?;
-        self.agree(&now)?;
-        let mut known = now.clone();
+        let mut known = self.settle()?;
         // The checks of `use_everything` leave the spare page's bytes as they were and its epoch where they took it.
         let of_spare = |w: &World| {
             w.pages
@@ -433,11 +438,24 @@ impl Survivor {
         {
             state.epoch = epoch;
         }
-        if !worlds.contains(&known) {
-            return Err(format!(
-                "a state that never was:\n{known:#?}\nknown states:\n{worlds:#?}"
-            ));
+        if worlds.contains(&known) {
+            return Ok(());
         }
+        Err(format!(
+            "a state that never was:\n{known:#?}\nknown states:\n{worlds:#?}"
+        ))
+    }
+
+    /// Recovers who is dead. On a bus where nobody else is at work: the log agrees with memory, an observer sees the
+    /// same, recovering again changes nothing, no block is lost.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn settle(&mut self) -> Result<World, String> {
+        self.p.recover_all().map_err(|e| format!("recovery: {e}"))?;
+        self.drain()?;
+        let now = World::read(&self.p)?;
+        self.agree(&now)?;
         if World::observe(&self.observer)? != now {
             return Err("an observer sees another world".into());
         }
@@ -453,7 +471,7 @@ impl Survivor {
                 "{used} blocks are in use, for {wanted} pages and names"
             ));
         }
-        Ok(())
+        Ok(now)
     }
 
     fn agree(&self, world: &World) -> Result<(), String> {

@@ -63,7 +63,7 @@ fn bus_info(bus: &str, context: &mut Context) -> Result<Code, Failure> {
     if !stats.classes.is_empty() {
         context.line("")?;
         context.table(&classes(stats))?;
-        context.line("Memory stays in its class until a whole slab of 2 MiB is empty.")?;
+        context.line("Memory stays in its class for the life of the bus.")?;
     }
     Ok(Code::Ok)
 }

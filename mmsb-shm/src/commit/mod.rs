@@ -191,7 +191,13 @@ impl Participant {
                     offset: offset as u32,
                     bytes,
                 };
-                return self.commit(&[change], &Options::default()).map(|r| r.last);
+                return match self.commit(&[change], &Options::default()) {
+                    // With the names of both blocks it is just too long for a record.
+                    Err(PageError::DeltaTooLarge { .. }) => {
+                        self.patch_through_block(page, offset, bytes, 0)
+                    }
+                    other => other.map(|r| r.last),
+                };
             }
             let lsn = match self.claim(n as u32) {
                 Ok(Some(lsn)) => lsn,

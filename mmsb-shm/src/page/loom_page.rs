@@ -1,5 +1,5 @@
-//! Models of a page: sequence word and directory entry, cells, owner words, leases. For the yields see
-//! [`crate::ring::loom_ring`].
+//! Models of a page: sequence word and directory entry, cells, owner words, leases. The first thread
+//! of each model does nothing that matters, see `loom_ring`.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -66,10 +66,15 @@ fn a_read_is_one_state_of_the_page() {
                 block.patch(2);
             })
         };
-        thread::yield_now();
-        if let Some((epoch, lsn, copy)) = block.try_read() {
-            assert_eq!((epoch, copy), (lsn, [lsn; 2]));
-        }
+        let reader = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                if let Some((epoch, lsn, copy)) = block.try_read() {
+                    assert_eq!((epoch, copy), (lsn, [lsn; 2]));
+                }
+            })
+        };
+        reader.join().unwrap();
         writer.join().unwrap();
         assert_eq!(block.try_read(), Some((2, 2, [2, 2])));
     });
@@ -91,15 +96,17 @@ fn a_cut_holds_all_of_a_transaction_or_nothing() {
                 }
             })
         };
-        thread::yield_now();
         // As `try_cut`.
-        let begins = [0, 1].map(|i: usize| seqlock::read_begin(&pages[i].seq));
-        if begins.iter().all(|b| b & 1 == 0) {
-            let copies = [0, 1].map(|i: usize| pages[i].payload[0].load(Ordering::Relaxed));
-            if (0..2).all(|i| seqlock::still(&pages[i].seq, begins[i])) {
-                assert_eq!(copies[0], copies[1], "half a transaction");
+        let reader = thread::spawn(move || {
+            let begins = [0, 1].map(|i: usize| seqlock::read_begin(&pages[i].seq));
+            if begins.iter().all(|b| b & 1 == 0) {
+                let copies = [0, 1].map(|i: usize| pages[i].payload[0].load(Ordering::Relaxed));
+                if (0..2).all(|i| seqlock::still(&pages[i].seq, begins[i])) {
+                    assert_eq!(copies[0], copies[1], "half a transaction");
+                }
             }
-        }
+        });
+        reader.join().unwrap();
         writer.join().unwrap();
     });
 }
@@ -133,13 +140,15 @@ fn a_block_that_left_its_page_is_not_taken_for_it() {
                 }
             })
         };
-        thread::yield_now();
-        let seen = entry.load(Ordering::Acquire);
-        if let Some((_, _, copy)) = block.try_read() {
-            if seen == ENTRY_OLD && seqlock::still_there(&entry, seen) {
-                assert_eq!(copy, [10, 10], "another page's bytes");
+        let reader = thread::spawn(move || {
+            let seen = entry.load(Ordering::Acquire);
+            if let Some((_, _, copy)) = block.try_read() {
+                if seen == ENTRY_OLD && seqlock::still_there(&entry, seen) {
+                    assert_eq!(copy, [10, 10], "another page's bytes");
+                }
             }
-        }
+        });
+        reader.join().unwrap();
         destroyer.join().unwrap();
         creator.join().unwrap();
     });
@@ -164,12 +173,14 @@ fn a_version_of_a_cell_is_read_whole_or_not_believed() {
                 }
             })
         };
-        thread::yield_now();
-        let seen = cell::current(&head);
-        let copy = [0, 1].map(|i: usize| slots[(seen % K) as usize][i].load(Ordering::Relaxed));
-        if cell::still(&head, seen, K) {
-            assert_eq!(copy, [seen; 2], "version {seen}");
-        }
+        let reader = thread::spawn(move || {
+            let seen = cell::current(&head);
+            let copy = [0, 1].map(|i: usize| slots[(seen % K) as usize][i].load(Ordering::Relaxed));
+            if cell::still(&head, seen, K) {
+                assert_eq!(copy, [seen; 2], "version {seen}");
+            }
+        });
+        reader.join().unwrap();
         writer.join().unwrap();
     });
 }
@@ -215,12 +226,17 @@ fn an_owner_word_excludes_also_while_a_reader_asks_for_a_gap() {
             })
         };
         let (one, two) = (writer(0), writer(1));
-        thread::yield_now();
-        // As `read_slow`: ask, then take the request back if nobody owns the word.
-        page.word.fetch_or(REQUEST, Ordering::AcqRel);
-        let _ = page
-            .word
-            .compare_exchange(REQUEST, 0, Ordering::Release, Ordering::Relaxed);
+        let reader = {
+            let page = Arc::clone(&page);
+            // As `read_slow`: ask, then take the request back if nobody owns the word.
+            thread::spawn(move || {
+                page.word.fetch_or(REQUEST, Ordering::AcqRel);
+                let _ =
+                    page.word
+                        .compare_exchange(REQUEST, 0, Ordering::Release, Ordering::Relaxed);
+            })
+        };
+        reader.join().unwrap();
         let changes = one.join().unwrap() + two.join().unwrap();
         // Not what the word is now: loom may order the plain store of `release` ahead of an exchange that read the value
         // before it, which no machine does.
@@ -244,14 +260,19 @@ fn a_recoverer_clears_the_words_of_its_dead_only() {
                 }
             })
         };
-        thread::yield_now();
-        // The repair; then the word is given up, by two who both think that it is theirs to do.
-        page.change();
-        let second = {
+        let first = {
             let page = Arc::clone(&page);
-            thread::spawn(move || owner::clear_if(&page.word, dead))
+            thread::spawn(move || {
+                // The repair; then the word is given up, by two who both think that it is theirs to do.
+                page.change();
+                let second = {
+                    let page = Arc::clone(&page);
+                    thread::spawn(move || owner::clear_if(&page.word, dead))
+                };
+                (owner::clear_if(&page.word, dead), second)
+            })
         };
-        let first = owner::clear_if(&page.word, dead);
+        let (first, second) = first.join().unwrap();
         let second = second.join().unwrap();
         writer.join().unwrap();
         assert!(first != second, "of two, one clears it");
@@ -278,14 +299,16 @@ fn a_lease_is_taken_only_between_two_commits() {
                 }
             })
         };
-        thread::yield_now();
-        let me = owner::word(1, 1);
-        let asked = lease::ask(&page.word, holder | LEASE).expect("nobody else asks");
-        heavy();
-        if lease::take(&page.word, &active, asked, me) {
-            page.change();
-            owner::release(&page.word, me);
-        }
+        let requester = thread::spawn(move || {
+            let me = owner::word(1, 1);
+            let asked = lease::ask(&page.word, holder | LEASE).expect("nobody else asks");
+            heavy();
+            if lease::take(&page.word, &active, asked, me) {
+                page.change();
+                owner::release(&page.word, me);
+            }
+        });
+        requester.join().unwrap();
         committing.join().unwrap();
     });
 }

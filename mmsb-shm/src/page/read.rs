@@ -38,7 +38,6 @@ pub struct PageRef {
     payload: Cell<*mut u8>,
     size: Cell<u32>,
     versions: Cell<u32>,
-    loaned: Cell<bool>,
 }
 
 // SAFETY: the pointers lead into a mapping that outlives every use (uses go through the `Pages` they came from), and
@@ -74,8 +73,14 @@ impl PageRef {
     }
 
     /// Whether the content is an immutable loaned block.
+    ///
+    /// Read from the block each time: a block may leave the page, be reused and come back to it, loaned the one time and
+    /// patched in place the other, and the directory entry is the same then. Certain only for the page's owner, and for
+    /// who holds a hazard on the block.
+    #[inline(always)]
     pub fn is_loaned(&self) -> bool {
-        self.loaned.get()
+        // Relaxed: stored before the entry that led here (M1), or advisory.
+        self.block().header.shape.load(Ordering::Relaxed) & SHAPE_LOANED != 0
     }
 
     #[inline(always)]
@@ -148,7 +153,6 @@ impl Pages {
             payload: Cell::new(core::ptr::null_mut()),
             size: Cell::new(0),
             versions: Cell::new(1),
-            loaned: Cell::new(false),
         };
         self.refresh(&page)?;
         Ok(page)
@@ -187,7 +191,6 @@ impl Pages {
             page.payload.set(block.payload);
             page.size.set(size);
             page.versions.set(versions);
-            page.loaned.set(shape & SHAPE_LOANED != 0);
             return Ok(());
         }
         Err(PageError::Contended(page.id))
@@ -286,10 +289,10 @@ impl Pages {
     /// Epoch and LSN of the page now, without its content.
     pub fn version(&self, page: &PageRef) -> Result<PageVersion, PageError> {
         for _ in 0..100_000 {
+            let nowhere = core::ptr::NonNull::dangling().as_ptr();
             // SAFETY: no bytes are copied.
-            if let Outcome::Done(v) =
-                unsafe { self.try_read(page, 0, core::ptr::NonNull::dangling().as_ptr(), 0)? }
-            {
+            let outcome = unsafe { self.try_read(page, 0, nowhere, 0)? };
+            if let Outcome::Done(v) = outcome {
                 return Ok(v);
             }
             relax();
@@ -539,17 +542,19 @@ impl Participant {
                 hazard::unpin(hazard);
                 return Err(e);
             }
-            if !page.is_loaned() {
-                hazard::unpin(hazard);
-                return Err(PageError::NotLoaned(page.id));
-            }
             let entry = page.entry();
             let Some(word) = self.core.pages.entry(page.id.index) else {
                 return Err(PageError::PageGone(page.id));
             };
-            if hazard::pin(hazard, entry.block().bits(), word, entry.0) {
+            if !hazard::pin(hazard, entry.block().bits(), word, entry.0) {
+                continue;
+            }
+            // Behind the hazard the block is not reused, so what it is now it stays.
+            if page.is_loaned() {
                 break;
             }
+            hazard::unpin(hazard);
+            return Err(PageError::NotLoaned(page.id));
         }
         self.pins.set(self.pins.get() | 1 << hand);
         let block = page.block();

@@ -1,8 +1,8 @@
 //! Models of the ring: claims, publication, laps, the overwrite floor, cursors and holds. Rings of two and four slots,
 //! the code that runs.
 //!
-//! The yields: loom does not set the steps of a model's first thread against those of threads that have not begun, unless
-//! it has yielded to them once.
+//! A model's first thread only sets up and looks at what came out: loom 0.7 does not set its steps against those of
+//! threads that have not begun.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -130,9 +130,14 @@ fn two_claimers_lose_and_double_nothing_and_a_reader_sees_whole_records() {
             })
         };
         let (one, two) = (writer(1, 1), writer(2, 2));
-        thread::yield_now();
-        heap.check(4);
-        heap.check(5);
+        let reader = {
+            let heap = Arc::clone(&heap);
+            thread::spawn(move || {
+                heap.check(4);
+                heap.check(5);
+            })
+        };
+        reader.join().unwrap();
         let (one, two) = (one.join().unwrap(), two.join().unwrap());
         assert!(
             (one, two) == (4, 5) || (one, two) == (6, 4),
@@ -194,10 +199,15 @@ fn a_reader_that_is_lapped_never_accepts_a_torn_record() {
                 heap.commit(&mut guess, 1, 2)
             })
         };
-        thread::yield_now();
-        if let Some(owner) = heap.check(2) {
-            assert_eq!(owner, 1);
-        }
+        let reader = {
+            let heap = Arc::clone(&heap);
+            thread::spawn(move || {
+                if let Some(owner) = heap.check(2) {
+                    assert_eq!(owner, 1);
+                }
+            })
+        };
+        reader.join().unwrap();
         mover.join().unwrap();
         if let Some(lsn) = writer.join().unwrap() {
             assert_eq!(lsn, 4);
@@ -221,11 +231,16 @@ fn writers_claim_across_a_lap_while_the_limit_moves() {
             })
         };
         let (one, two) = (writer(1), writer(2));
-        // The mover: what is READY now may be overwritten.
-        thread::yield_now();
-        let published = heap.ring().ready_prefix(|_, _| false).unwrap();
-        heap.ring().raise_published(published);
-        heap.ring().raise_limit(published, published + 1);
+        let mover = {
+            let heap = Arc::clone(&heap);
+            // What is READY now may be overwritten.
+            thread::spawn(move || {
+                let published = heap.ring().ready_prefix(|_, _| false).unwrap();
+                heap.ring().raise_published(published);
+                heap.ring().raise_limit(published, published + 1);
+            })
+        };
+        mover.join().unwrap();
         let mut got: Vec<u64> = [one, two]
             .into_iter()
             .filter_map(|t| t.join().unwrap())
@@ -256,11 +271,16 @@ fn a_dead_claim_is_padded_by_one_recoverer_and_then_passed() {
             })
         };
         let (one, two) = (recover(), recover());
-        thread::yield_now();
-        let prefix = heap.ring().ready_prefix(|lsn, stamp| {
-            assert_eq!((lsn, stamp.owner_index()), (4, 6));
-            false
-        });
+        let walker = {
+            let heap = Arc::clone(&heap);
+            thread::spawn(move || {
+                heap.ring().ready_prefix(|lsn, stamp| {
+                    assert_eq!((lsn, stamp.owner_index()), (4, 6));
+                    false
+                })
+            })
+        };
+        let prefix = walker.join().unwrap();
         assert!(prefix == Ok(4) || prefix == Ok(7), "{prefix:?}");
         let padded = [one.join().unwrap(), two.join().unwrap()];
         assert_eq!(padded.iter().filter(|p| **p).count(), 1);
@@ -303,11 +323,16 @@ fn a_joining_cursor_holds_the_floor_or_starts_behind_it() {
                 move_limit(&heap, 7, &*cursors, &[]);
             })
         };
-        thread::yield_now();
-        let me = owner::word(0, 1);
-        cursors[0].owner.store(me, Ordering::Release);
-        gating::announce(&cursors[0], true);
-        let position = gating::start(&cursors[0], &heap.ring());
+        let joiner = {
+            let (heap, cursors) = (Arc::clone(&heap), Arc::clone(&cursors));
+            thread::spawn(move || {
+                let me = owner::word(0, 1);
+                cursors[0].owner.store(me, Ordering::Release);
+                gating::announce(&cursors[0], true);
+                gating::start(&cursors[0], &heap.ring())
+            })
+        };
+        let position = joiner.join().unwrap();
         assert!(position == 4 || position == 5);
         writer.join().unwrap();
         let floor = heap.floor.load(Ordering::Acquire);
@@ -335,17 +360,19 @@ fn a_committed_record_is_held_until_it_is_applied() {
                 gating::unhold(&holds[0]);
             })
         };
-        thread::yield_now();
-        let (least, needs) = move_limit(&heap, 5, &[], &*holds);
-        if least > 2 {
-            assert_eq!(
-                page.load(Ordering::Relaxed),
-                2,
-                "overwritable and not applied"
-            );
-        } else {
-            assert!(needs.is_none() || needs == Some(Needs::Commit { index: 0, lsn: 2 }));
-        }
+        let mover = thread::spawn(move || {
+            let (least, needs) = move_limit(&heap, 5, &[], &*holds);
+            if least > 2 {
+                assert_eq!(
+                    page.load(Ordering::Relaxed),
+                    2,
+                    "overwritable and not applied"
+                );
+            } else {
+                assert!(needs.is_none() || needs == Some(Needs::Commit { index: 0, lsn: 2 }));
+            }
+        });
+        mover.join().unwrap();
         writer.join().unwrap();
     });
 }

@@ -19,7 +19,7 @@
 
 pub(crate) mod gating;
 #[cfg(all(test, loom))]
-pub(crate) mod loom_ring;
+mod loom_ring;
 #[cfg(not(loom))]
 pub(crate) mod record;
 

@@ -197,7 +197,10 @@ impl Geometry {
             arena_at: r64(&h.arena_at),
         };
         let bad = |what, offset| Err(Corrupt { what, offset });
-        if g.len_max > 1 << 41 || g.len_max % SLAB_BYTES != 0 || g.arena_at % SLAB_BYTES != 0 {
+        if g.len_max > 1 << 41
+            || !g.len_max.is_multiple_of(SLAB_BYTES)
+            || !g.arena_at.is_multiple_of(SLAB_BYTES)
+        {
             return bad("geometry: maximum length", g.len_max);
         }
         if g.arena_at > len || g.arena_at > g.len_max {

@@ -77,12 +77,12 @@ pub fn unlink(dir: &SegmentDir, bus: &str) -> Result<(), AttachError> {
     let (pages_path, ctl_path) = (dir.object(bus, "pages"), dir.object(bus, "ctl"));
     // The lock keeps a creator from replacing `.ctl` between the two steps, so only this bus is removed.
     let ctl = space::open_object(&ctl_path, true).ok();
-    if let Some(fd) = &ctl {
-        if !lock::try_lock(fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &ctl_path, e))? {
-            return Err(AttachError::Initialising {
-                name: bus.to_owned(),
-            });
-        }
+    if let Some(fd) = &ctl
+        && !lock::try_lock(fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &ctl_path, e))?
+    {
+        return Err(AttachError::Initialising {
+            name: bus.to_owned(),
+        });
     }
     let remove = |path: &Path| match space::unlink(path) {
         Ok(()) => Ok(true),
