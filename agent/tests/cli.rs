@@ -334,6 +334,20 @@ fn a_refused_segment_is_a_permission_error() {
         command.uid(65534).gid(65534);
         let said = finish(command.spawn().unwrap()).fails(3);
         assert!(said.contains("permission denied"), "{said}");
+        // Who may read the pages, but not the control segment, is an observer.
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(buses.path().join("mmsb.b.pages"), readable).unwrap();
+        for (args, code) in [
+            (["read", "b", "blob"].as_slice(), 0),
+            (&["info", "b"], 0),
+            (&["ls", "b"], 0),
+            (&["stats", "b"], 3),
+            (&["write", "b", "blob", "00"], 3),
+        ] {
+            let mut command = buses.command_of(program.to_str().unwrap(), args);
+            command.uid(65534).gid(65534);
+            finish(command.spawn().unwrap()).exits(code);
+        }
     } else {
         let closed = std::os::unix::fs::PermissionsExt::from_mode(0o000);
         std::fs::set_permissions(buses.path().join("mmsb.b.pages"), closed).unwrap();

@@ -3,6 +3,7 @@
 mod common;
 
 use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 use common::{Buses, Running, until};
@@ -259,6 +260,51 @@ fn a_demo_says_what_keeps_it_from_starting() {
     assert!(said.contains("exists"), "{said}");
     // The bus that was there is left alone.
     buses.mmsb(&["ls", "b"]).exits(0);
+    buses.mmsb(&["rm", "b"]).exits(0);
+    // A ring too small for what the demo does: nothing is left of the attempt.
+    let said = buses.mmsb(&["demo", "--seconds", "1", "--ring", "4K"]);
+    assert!(said.fails(2).contains("ring"));
+    assert_eq!(buses.files(), [""; 0]);
+}
+
+#[test]
+fn doctor_finds_who_is_stopped_and_holds_the_ring() {
+    let buses = Buses::new();
+    let worker = ["demo-worker", "b", "1", "65536"];
+    let args = |role: &'static str| [worker.as_slice(), &[role]].concat();
+    buses.mmsb(&args("setup")).exits(0);
+    let mut command = buses.command(&args("follow"));
+    command.stdin(Stdio::piped());
+    let mut follower = Running::new(command);
+    assert_eq!(follower.event()["type"], "ready");
+    follower.signal(Signal::SIGSTOP);
+    let bus = buses.bus("b").attach().unwrap();
+    bus.page("demo/shared").unwrap().patch(0, b"x").unwrap();
+    until("the stop", || {
+        let said = buses.mmsb(&["doctor", "b", "--json"]);
+        let report = said.json();
+        let stopped = report["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|finding| {
+                let message = finding["message"].as_str().unwrap();
+                finding["check"] == "stopped"
+                    && finding["severity"] == "problem"
+                    && message.contains("gating")
+            });
+        assert_eq!(said.code == Some(1), stopped);
+        stopped
+    });
+    // It is alive, so it is not repaired.
+    buses.mmsb(&["doctor", "b", "--repair"]).exits(1);
+    follower.signal(Signal::SIGCONT);
+    until("the follower", || {
+        buses.mmsb(&["doctor", "b"]).code == Some(0)
+    });
+    // The pipe of the parent closes.
+    drop(follower.child.stdin.take());
+    follower.end().exits(0);
 }
 
 #[test]
