@@ -210,7 +210,7 @@ impl Pages {
                 .rev()
                 .find(is_first)
         } else {
-            (floor..=floor + reach).find(is_first)
+            (floor..=floor.saturating_add(reach)).find(is_first)
         }
     }
 
