@@ -15,8 +15,10 @@
 //! headers, and the next sweep lists them again.
 
 use crate::PageId;
+use crate::blocks;
 use crate::copy;
 use crate::error::{BusFull, Corrupt, PageError};
+use crate::hazard;
 use crate::layout::page::{
     BlockRef, BlockState, CLASSES, RunHeader, RunShape, SlabEntry, class_for, class_payload,
     run_shape,
@@ -26,7 +28,7 @@ use crate::layout::{PAGE_BYTES_MAX, SLAB_BYTES};
 use crate::participant::{Locked, Participant};
 use crate::segment::{Block, Core, Pages};
 use crate::stats::Counter;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering};
 use crate::testing::step;
 
 /// Free blocks whose bits this participant took: at most one bitmap word per class.
@@ -154,25 +156,14 @@ impl Pages {
             });
         };
         let (_, words) = self.run(entry.first_slab(), &shape)?;
-        // Release: whoever takes the bit sees the block FREE.
-        words[(i / 64) as usize].fetch_or(1 << (i % 64), Ordering::Release);
+        blocks::give_bits(&words[(i / 64) as usize], 1 << (i % 64));
         Ok(())
     }
 
     /// Moves a block from `from` to FREE and lists it. False if it was not in that state: somebody did it already.
     pub(crate) fn free_block(&self, at: BlockRef, from: BlockState) -> Result<bool, Corrupt> {
         let block = self.block(at, 0)?;
-        // Release: what was done to the block comes before its next life.
-        let freed = block
-            .header
-            .state
-            .compare_exchange(
-                from.word(),
-                BlockState::Free.word(),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok();
+        let freed = blocks::exchange(&block.header.state, from, BlockState::Free);
         if freed {
             step("arena.freed");
             self.set_free_bit(at)?;
@@ -218,17 +209,12 @@ impl Pages {
 impl Core {
     /// Whether nobody can still be reading the retired block.
     fn is_reclaimable(&self, block: &Block<'_>) -> bool {
-        // SeqCst fence: the block left its page before this point; a pinner stores its hazard, passes a fence and
-        // looks at the directory again. One of the two sees the other.
-        fence(Ordering::SeqCst);
+        // The block left its page before this point.
+        hazard::reclaim_fence();
         // Relaxed: a live block's lsn was stored before it was published.
         let published = block.header.lsn.load(Ordering::Relaxed);
         for slot in self.ctl.participants_used() {
-            if slot
-                .hazards
-                .iter()
-                .any(|h| h.load(Ordering::Acquire) == block.at.bits())
-            {
+            if hazard::is_named(&slot.hazards, block.at.bits()) {
                 return false;
             }
         }
@@ -261,8 +247,7 @@ impl Core {
                 match BlockState::from_word(block.header.state.load(Ordering::Acquire)) {
                     BlockState::Free => {
                         let (_, words) = self.pages.run(slab, &shape)?;
-                        let bit = 1 << (i % 64);
-                        if words[(i / 64) as usize].fetch_or(bit, Ordering::Release) & bit == 0 {
+                        if blocks::give_bits(&words[(i / 64) as usize], 1 << (i % 64)) != 0 {
                             found += 1;
                         }
                     }
@@ -341,10 +326,10 @@ impl Participant {
         hand: u32,
         reuse_of: Option<PageId>,
     ) -> Result<Held<'_>, PageError> {
-        if let Some(page) = reuse_of {
-            if let Some(block) = self.reuse_retired(class, page, hand)? {
-                return Ok(Held { block, class, hand });
-            }
+        if let Some(page) = reuse_of
+            && let Some(block) = self.reuse_retired(class, page, hand)?
+        {
+            return Ok(Held { block, class, hand });
         }
         let shape = run_shape(class);
         loop {
@@ -383,17 +368,7 @@ impl Participant {
         // Release: noted before it is taken, so that recovery finds it.
         self.slot().in_hand[hand as usize].store(block.at.bits(), Ordering::Release);
         step("arena.noted");
-        // Acquire: sees the block's last life ended. Of several takers one wins.
-        let held = block
-            .header
-            .state
-            .compare_exchange(
-                from.word(),
-                BlockState::Held(self.me).word(),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok();
+        let held = blocks::hold(&block.header.state, from, self.me);
         step("arena.held");
         held
     }
@@ -497,14 +472,9 @@ impl Participant {
             for slab in pages.runs(class).filter(|s| (*s >= start) == (pass == 0)) {
                 let (_, words) = pages.run(slab, shape)?;
                 for (i, word) in words.iter().enumerate() {
-                    // Relaxed: only to skip empty words without a locked instruction.
-                    if word.load(Ordering::Relaxed) == 0 {
-                        continue;
-                    }
-                    // Acquire: pairs with the Release that set the bits.
-                    let bits = word.swap(0, Ordering::Acquire);
-                    step("arena.bits_taken");
+                    let bits = blocks::take_bits(word);
                     if bits != 0 {
+                        step("arena.bits_taken");
                         self.pools.borrow_mut().classes[class as usize] = Pool {
                             slab,
                             word: i as u32,
@@ -638,12 +608,11 @@ impl Participant {
         let _ = self.reclaim_retired();
         let pools = std::mem::take(&mut *self.pools.borrow_mut());
         for (class, pool) in pools.classes.iter().enumerate() {
-            if pool.bits != 0 {
-                if let Ok((_, words)) = self.core.pages.run(pool.slab, &run_shape(class as u32)) {
-                    if let Some(word) = words.get(pool.word as usize) {
-                        word.fetch_or(pool.bits, Ordering::Release);
-                    }
-                }
+            if pool.bits != 0
+                && let Ok((_, words)) = self.core.pages.run(pool.slab, &run_shape(class as u32))
+                && let Some(word) = words.get(pool.word as usize)
+            {
+                blocks::give_bits(word, pool.bits);
             }
         }
         for r in pools.retired {
@@ -651,7 +620,7 @@ impl Participant {
         }
         let (first, bits) = pools.indices;
         if let Some(word) = self.core.ctl.indices().get(first as usize / 64) {
-            word.fetch_or(bits, Ordering::Release);
+            blocks::give_bits(word, bits);
         }
     }
 
@@ -689,13 +658,9 @@ impl Participant {
         // Relaxed: a starting point.
         let start = hint.load(Ordering::Relaxed) as usize % words.len().max(1);
         for i in (start..words.len()).chain(0..start) {
-            if words[i].load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            // Acquire: pairs with the Release that set the bits.
-            let bits = words[i].swap(0, Ordering::Acquire);
-            step("index.bits_taken");
+            let bits = blocks::take_bits(&words[i]);
             if bits != 0 {
+                step("index.bits_taken");
                 hint.store(i as u32 + 1, Ordering::Relaxed);
                 self.pools.borrow_mut().indices = (i as u32 * 64, bits);
                 return true;
@@ -714,10 +679,11 @@ impl Participant {
         let words = self.core.ctl.indices();
         for (i, entry) in self.core.pages.directory().iter().enumerate() {
             let entry = crate::layout::page::DirectoryEntry(entry.load(Ordering::Acquire));
-            if entry.block().is_none() && entry.generation() < crate::layout::page::GENERATION_MAX {
-                if let Some(word) = words.get(i / 64) {
-                    word.fetch_or(1 << (i % 64), Ordering::Release);
-                }
+            if entry.block().is_none()
+                && entry.generation() < crate::layout::page::GENERATION_MAX
+                && let Some(word) = words.get(i / 64)
+            {
+                blocks::give_bits(word, 1 << (i % 64));
             }
         }
     }
@@ -725,7 +691,7 @@ impl Participant {
     /// Lists a page number as free.
     pub(crate) fn free_index(&self, index: u32) {
         if let Some(word) = self.core.ctl.indices().get(index as usize / 64) {
-            word.fetch_or(1 << (index % 64), Ordering::Release);
+            blocks::give_bits(word, 1 << (index % 64));
         }
     }
 }

@@ -19,7 +19,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sync::{AtomicU32, Ordering, heavy};
+use crate::sync::{AtomicU32, Ordering, heavy, light};
+#[cfg(not(loom))]
 use crate::sys::futex;
 
 /// Longest sleep without looking again. The first nap is short, each next one twice as long.
@@ -51,8 +52,66 @@ impl WaitStrategy {
     }
 }
 
+/// One round of the sleeper: the order that the argument above needs. `wait` is given what the word was before the flag
+/// was set, and whether the heavy barrier worked; it must not block once the word is another. Returns what `ready` said
+/// last.
+pub(crate) fn sleep_once(
+    word: &AtomicU32,
+    flags: &AtomicU32,
+    mask: u32,
+    ready: &mut impl FnMut() -> bool,
+    wait: impl FnOnce(u32, bool) -> bool,
+) -> Slept {
+    // Acquire: read before the flag is set, so that a wake in between is noticed.
+    let seen = word.load(Ordering::Acquire);
+    // SeqCst: first half of the argument above.
+    flags.fetch_or(mask, Ordering::SeqCst);
+    let barrier = heavy();
+    if ready() {
+        return Slept::Ready;
+    }
+    if !wait(seen, barrier) {
+        return Slept::Expired;
+    }
+    if ready() { Slept::Ready } else { Slept::Again }
+}
+
+/// How a round of sleep ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Slept {
+    /// The condition holds.
+    Ready,
+    /// Woken, or the nap is over.
+    Again,
+    /// There is no time left.
+    Expired,
+}
+
+/// Whether somebody may be asleep for `mask`: the waker's look, behind whatever made the condition true.
+#[inline(always)]
+pub(crate) fn is_asleep(flags: &AtomicU32, mask: u32) -> bool {
+    // The light barrier: the condition was stored ahead of it, the flags are read behind it.
+    light();
+    // Relaxed: ordered by the barrier.
+    flags.load(Ordering::Relaxed) & mask != 0
+}
+
+/// Wakes the sleepers whose flags are in `mask`; the caller saw some of them set. `rouse` makes the kernel's call.
+pub(crate) fn wake_with(
+    word: &AtomicU32,
+    flags: &AtomicU32,
+    mask: u32,
+    rouse: impl FnOnce(&AtomicU32),
+) {
+    // SeqCst: clear, then bump, then wake, see above.
+    flags.fetch_and(!mask, Ordering::SeqCst);
+    word.fetch_add(1, Ordering::SeqCst);
+    rouse(word);
+}
+
 /// Sleeps until `ready` or `deadline`. `mask` are the flag bits this sleeper answers to. Returns what `ready` said
 /// last.
+#[cfg(not(loom))]
 pub(crate) fn sleep(
     word: &AtomicU32,
     flags: &AtomicU32,
@@ -62,42 +121,40 @@ pub(crate) fn sleep(
 ) -> bool {
     let mut nap = FIRST_NAP;
     loop {
-        // Acquire: read before the flag is set, so that a wake in between is noticed.
-        let seen = word.load(Ordering::Acquire);
-        // SeqCst: first half of the argument above.
-        flags.fetch_or(mask, Ordering::SeqCst);
-        nap = if heavy() {
-            (nap * 2).min(NAP)
-        } else {
-            NAP_WITHOUT_BARRIER
+        let wait = |seen, barrier| {
+            nap = if barrier {
+                (nap * 2).min(NAP)
+            } else {
+                NAP_WITHOUT_BARRIER
+            };
+            let left = match deadline {
+                None => nap,
+                Some(d) => match d.checked_duration_since(Instant::now()) {
+                    Some(left) if !left.is_zero() => left.min(nap),
+                    _ => return false,
+                },
+            };
+            // An error here (a kernel that refuses futex) must not become a busy loop.
+            if futex::wait(word, seen, Some(left), mask).is_err() {
+                std::thread::sleep(left.min(NAP_WITHOUT_BARRIER));
+            }
+            true
         };
-        if ready() {
-            return true;
-        }
-        let left = match deadline {
-            None => nap,
-            Some(d) => match d.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => left.min(nap),
-                _ => return false,
-            },
-        };
-        // An error here (a kernel that refuses futex) must not become a busy loop.
-        if futex::wait(word, seen, Some(left), mask).is_err() {
-            std::thread::sleep(left.min(NAP_WITHOUT_BARRIER));
-        }
-        if ready() {
-            return true;
+        match sleep_once(word, flags, mask, &mut ready, wait) {
+            Slept::Ready => return true,
+            Slept::Expired => return false,
+            Slept::Again => {}
         }
     }
 }
 
 /// Wakes the sleepers whose flags are in `mask`; the caller saw some of them set.
+#[cfg(not(loom))]
 #[cold]
 pub(crate) fn wake(word: &AtomicU32, flags: &AtomicU32, mask: u32) {
-    // SeqCst: clear, then bump, then wake, see above.
-    flags.fetch_and(!mask, Ordering::SeqCst);
-    word.fetch_add(1, Ordering::SeqCst);
-    let _ = futex::wake(word, u32::MAX >> 1, mask);
+    wake_with(word, flags, mask, |word| {
+        let _ = futex::wake(word, u32::MAX >> 1, mask);
+    });
 }
 
 /// Flag bit of a page index.

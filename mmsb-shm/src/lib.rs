@@ -31,10 +31,13 @@ pub mod testing;
 
 #[cfg(not(loom))]
 mod arena;
+mod blocks;
 #[cfg(not(loom))]
 mod commit;
-#[cfg(not(loom))]
 mod doorbell;
+mod hazard;
+#[cfg(all(test, loom))]
+mod loom_words;
 #[cfg(not(loom))]
 mod names;
 #[cfg(not(loom))]
@@ -49,6 +52,8 @@ pub mod segment;
 mod stats;
 #[cfg(not(loom))]
 mod subscribe;
+#[cfg(not(loom))]
+mod watch;
 
 #[cfg(not(loom))]
 pub use {
@@ -64,4 +69,5 @@ pub use {
     segment::{BusConfig, Core, Geometry, Pages},
     stats::Counter,
     subscribe::{Delta, Follower, Gap, Polled},
+    watch::{Ahead, sleep_until_news},
 };

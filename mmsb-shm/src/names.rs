@@ -7,6 +7,8 @@
 //!
 //! Two entries lead to each cold block: one by the hash of the name (if there is one), one by the hash of the page id.
 
+use std::time::Instant;
+
 use crate::PageId;
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::{
@@ -16,7 +18,8 @@ use crate::layout::page::{
 use crate::layout::ring::{Kind, RecordFlags};
 use crate::layout::{NAME_BYTES_MAX, PAGE_BYTES_MAX, SOURCE_BYTES_MAX};
 use crate::page::{PageRef, cell_current, owner};
-use crate::participant::{Locked, Participant, read_name, write_name};
+use crate::participant::{Holder, Locked, Participant, read_name, write_name};
+use crate::recovery;
 use crate::schema::fnv1a64;
 use crate::segment::{Core, Pages};
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -143,7 +146,7 @@ impl Cold {
     }
 
     /// The reverse, from bytes that may be anything.
-    fn decode(bytes: &[u8]) -> Option<(PageId, Cold)> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(PageId, Cold)> {
         let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let id = PageId {
             index: u32_at(0)?,
@@ -435,10 +438,10 @@ impl Pages {
                 if e.load(Ordering::Relaxed) != now.0 {
                     continue;
                 }
-                if let Some((id, cold)) = cold {
-                    if cold.name.starts_with(prefix) {
-                        list.push((cold.name, id));
-                    }
+                if let Some((id, cold)) = cold
+                    && cold.name.starts_with(prefix)
+                {
+                    list.push((cold.name, id));
                 }
                 break;
             }
@@ -630,16 +633,36 @@ impl Participant {
 
     /// Locks the owner word of a page number that is free.
     fn lock_free_index(&self) -> Result<(PageId, &crate::sync::AtomicU32), PageError> {
+        let begin = Instant::now();
         loop {
             let index = self.next_index()?;
             let word = self.owner_word(index);
-            if owner::try_acquire(word, self.me).is_err() {
-                // In somebody's hands right now: a hint gone stale. Look at it again at the next sweep.
+            if let Err(found) = owner::try_acquire(word, self.me)
+                && !(found == owner::REQUEST && owner::try_acquire_requested(word, self.me))
+            {
+                // In somebody's hands right now: a hint gone stale, or the last free numbers are with creators that are
+                // not done. Look at it again at the next sweep.
                 self.core
                     .ctl
                     .header()
                     .sweep_indices
                     .store(1, Ordering::Release);
+                let holder = match self.core.holder(found) {
+                    Holder::Nobody => continue,
+                    Holder::Alive(holder) => holder,
+                    Holder::Dead(holder) => {
+                        recovery::participant(&self.core, &self.fd, holder)?;
+                        holder
+                    }
+                };
+                // Bounded like any other wait (I4).
+                if begin.elapsed() >= self.config.timeout {
+                    return Err(PageError::Timeout {
+                        what: Locked::Page(index).to_string(),
+                        holder: self.core.describe(holder),
+                        waited: begin.elapsed(),
+                    });
+                }
                 continue;
             }
             let entry = self
@@ -803,10 +826,10 @@ impl Participant {
         if !done {
             return Ok(Destroyed::Full);
         }
-        if page.is_loaned() {
-            if let Some(class) = self.core.class_of(page.entry().block()) {
-                self.retire(page.entry().block(), class, id);
-            }
+        if page.is_loaned()
+            && let Some(class) = self.core.class_of(page.entry().block())
+        {
+            self.retire(page.entry().block(), class, id);
         }
         Ok(Destroyed::Done)
     }
@@ -818,6 +841,9 @@ impl Participant {
         change: impl Fn(Cold) -> Cold,
     ) -> Result<(), PageError> {
         self.check_fork()?;
+        if self.core.pages.entry(id.index).is_none() {
+            return Err(PageError::PageGone(id));
+        }
         let names = &self.core.ctl.header().names_lock;
         loop {
             self.lock_word(names, 30, Locked::Names)?;

@@ -116,11 +116,15 @@ impl Pages {
         let mut start = begin;
         let mut last = None;
         let mut count = 0u64;
+        // Deltas to the page in the group that made it what it holds, and whether a later one is in a fresh block.
+        let mut count_held = 0u64;
+        let mut elsewhere = false;
         let mut buffer = Vec::new();
         for _ in 0..ring.len() {
             match ring.look(start) {
                 Seen::Ready(stamp) => {
                     let end = start + u64::from(stamp.slots());
+                    let holds = (start..end).contains(&held);
                     let mut lsn = start;
                     while lsn < end {
                         let head = record::read_head(&ring, lsn);
@@ -129,7 +133,10 @@ impl Pages {
                         };
                         let here = head.index == page.id().index
                             && head.generation == page.id().generation;
-                        if here && lsn > held && head.flags & RecordFlags::BLOCK == 0 {
+                        count_held += u64::from(here && holds && lsn <= held);
+                        if here && lsn > held && head.flags & RecordFlags::BLOCK != 0 {
+                            elsewhere = true;
+                        } else if here && lsn > held {
                             buffer.clear();
                             record::read_body(&ring, lsn, &head, &mut buffer);
                             let (Some(kind), Some(parts)) =
@@ -165,18 +172,23 @@ impl Pages {
         {
             return Ok(None);
         }
-        // The writer died between the page's lsn and the even store: the bytes are whole as they are.
-        let lsn = last.unwrap_or(held);
         dst.copy_from_slice(&whole[offset..offset + dst.len()]);
+        let deltas = match last {
+            Some(_) => count,
+            // A transaction marked the page and was to swap in a fresh block: this one is the state ahead of it.
+            None if elsewhere => 0,
+            // The writer died between the page's lsn and the even store: the bytes are whole as they are.
+            None => count_held.max(1),
+        };
         Ok(Some(PageVersion {
-            epoch: (seq >> 1) + count.max(1),
-            lsn,
+            epoch: (seq >> 1) + deltas,
+            lsn: last.unwrap_or(held),
         }))
     }
 
     /// A record boundary from which a walk meets every record behind `lsn` that the ring still has: the start of the
     /// group that holds `lsn`, or the first boundary behind the floor.
-    fn boundary_near(&self, lsn: u64) -> Option<u64> {
+    pub(crate) fn boundary_near(&self, lsn: u64) -> Option<u64> {
         let ring = self.ring();
         let floor = ring.floor.load(Ordering::Acquire);
         // First slots say so in their stamps. Further slots carry stamps of their own kind, or (behind padding left for

@@ -17,7 +17,7 @@ use crate::arena::Pools;
 use crate::doorbell;
 use crate::error::{AttachError, Corrupt, PageError};
 use crate::layout::participant::{ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE_NAME_WORDS};
-use crate::page::owner;
+use crate::page::{lease, owner};
 use crate::recovery;
 use crate::ring::{Guess, Ring};
 use crate::segment::{Core, LOCK_SLOT, owner_position};
@@ -417,8 +417,11 @@ impl Participant {
     }
 
     /// Refuses a handle that a fork copied: its slot and lock are the parent's.
+    ///
+    /// # Errors
+    /// [`PageError::Forked`].
     #[inline(always)]
-    pub(crate) fn check_fork(&self) -> Result<(), PageError> {
+    pub fn check_fork(&self) -> Result<(), PageError> {
         if fork::generation() == self.fork_generation {
             Ok(())
         } else {
@@ -457,6 +460,7 @@ impl Participant {
         let begin = Instant::now();
         let mut waited = false;
         let mut rounds = 0u32;
+        let mut asked = false;
         loop {
             // Relaxed: acted on by compare-exchange only.
             let found = word.load(Ordering::Relaxed);
@@ -467,11 +471,13 @@ impl Participant {
                 continue;
             }
             if found == owner::REQUEST {
-                // A reader asks for a gap: let it have one, bounded, then go on.
-                if !spin_until(Duration::from_micros(8), || {
-                    word.load(Ordering::Relaxed) != owner::REQUEST
-                }) && owner::try_acquire_requested(word, self.me)
-                {
+                // A reader asks for a gap: let it have one, bounded, then go on. If it was us who asked a leaseholder,
+                // the word is ours to take.
+                let given = !asked
+                    && spin_until(Duration::from_micros(8), || {
+                        word.load(Ordering::Relaxed) != owner::REQUEST
+                    });
+                if !given && owner::try_acquire_requested(word, self.me) {
                     return Ok(());
                 }
                 continue;
@@ -493,13 +499,30 @@ impl Participant {
                 waited = true;
                 Self::bump(&self.slot().waits, 1);
             }
-            if found & owner::LEASE != 0 && self.take_from_leaseholder(word, found) {
-                return Ok(());
+            if found & owner::LEASE != 0 {
+                asked = true;
+                if self.take_from_leaseholder(word, found) {
+                    return Ok(());
+                }
+                if word.load(Ordering::Relaxed) & owner::LEASE == 0 {
+                    continue;
+                }
             }
             match self.core.holder(found) {
                 Holder::Dead(index) => {
-                    recovery::participant(&self.core, &self.fd, index)?;
-                    rounds = 0;
+                    if recovery::participant(&self.core, &self.fd, index)? {
+                        rounds = 0;
+                    } else if begin.elapsed() >= self.config.timeout {
+                        // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                        return Err(PageError::Timeout {
+                            what: what.to_string(),
+                            holder: format!(
+                                "dead {}, whose recoverer does not finish",
+                                self.core.describe(index)
+                            ),
+                            waited: begin.elapsed(),
+                        });
+                    }
                     continue;
                 }
                 Holder::Nobody => {
@@ -540,19 +563,12 @@ impl Participant {
 
     /// Asks the holder of a lease to let go, and takes the word if it is not inside a commit.
     fn take_from_leaseholder(&self, word: &AtomicU32, found: u32) -> bool {
-        let asked = found | owner::REQUEST;
-        // AcqRel: the request is set before the look at `active`.
-        if found & owner::REQUEST == 0
-            && word
-                .compare_exchange(found, asked, Ordering::AcqRel, Ordering::Relaxed)
-                .is_err()
-        {
+        let Some(asked) = lease::ask(word, found) else {
             return false;
-        }
-        // B4: the holder stores `active`, then looks at the request; we set the request, pass the heavy barrier, then
-        // look at `active`. One of the two sees the other. The quick membarrier will not do: after a thread exit it may
-        // miss a running sibling (docs/decisions/0003); the slow one takes some 10 ms and misses nobody. A busy holder
-        // answers the request itself long before that.
+        };
+        // The heavy barrier of `lease`. The quick membarrier will not do: after a thread exit it may miss a running sibling
+        // (docs/decisions/0003); the slow one takes some 10 ms and misses nobody. A busy holder answers the request
+        // itself long before that.
         if spin_until(Duration::from_micros(50), || {
             word.load(Ordering::Relaxed) != asked
         }) {
@@ -566,13 +582,7 @@ impl Participant {
         else {
             return false;
         };
-        // Acquire: pairs with the Release store at the end of a leased commit; its page is whole for us.
-        if slot.active.load(Ordering::Acquire) != 0 {
-            return false;
-        }
-        let taken = word
-            .compare_exchange(asked, self.me, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok();
+        let taken = lease::take(word, &slot.active, asked, self.me);
         if taken {
             self.core.pages.count(Counter::LeasesYielded, 1);
         }
@@ -588,9 +598,7 @@ impl Participant {
 
     #[inline(always)]
     pub(crate) fn wake_owner_waiters(&self, stripe: u32) {
-        // The cheap half of the barrier: the sleeper runs the heavy one (see `doorbell`).
-        crate::sync::light();
-        if self.hot.owner_sleepers.load(Ordering::Relaxed) & doorbell::bit(stripe) != 0 {
+        if doorbell::is_asleep(self.hot.owner_sleepers, doorbell::bit(stripe)) {
             self.wake_owner_waiters_slow(stripe);
         }
     }
@@ -604,9 +612,7 @@ impl Participant {
     /// Wakes subscribers that sleep for a page of these stripes.
     #[inline(always)]
     pub(crate) fn ring_bell(&self, mask: u32) {
-        // The cheap half: READY above, the look at the flags below (see `doorbell`).
-        crate::sync::light();
-        if self.hot.sleepers.load(Ordering::Relaxed) & mask != 0 {
+        if doorbell::is_asleep(self.hot.sleepers, mask) {
             self.ring_bell_slow(mask);
         }
     }

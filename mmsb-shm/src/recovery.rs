@@ -74,10 +74,10 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
     }
     step("recovery.begin");
     // Relaxed: only recoverers touch it, under the lock. Not 0: one died here before us.
-    if slot.leases.load(Ordering::Relaxed) != 0 {
+    if slot.recovering.load(Ordering::Relaxed) != 0 {
         core.pages.count(Counter::RecoveredRecoverer, 1);
     }
-    slot.leases.store(1, Ordering::Relaxed);
+    slot.recovering.store(1, Ordering::Relaxed);
     let life = owner::word(index, state >> 8);
     core.mark_sweep_all();
     step("recovery.sweep_noted");
@@ -103,7 +103,7 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
         core.pages.count(counter, n);
     }
     core.pages.count(Counter::Recoveries, 1);
-    slot.leases.store(0, Ordering::Relaxed);
+    slot.recovering.store(0, Ordering::Relaxed);
     vacate(core, index, state >> 8);
     step("recovery.vacated");
     drop(guard);
@@ -258,7 +258,8 @@ pub(crate) fn vacate(core: &Core, index: u32, generation: u64) {
         word.store(0, Ordering::Release);
     }
     let life = owner::word(index, generation);
-    for cursor in core.ctl.cursors_used() {
+    // All of them: a life that ended between taking a cursor and counting it in `cursors_used` left one further on.
+    for cursor in core.ctl.cursors() {
         if cursor.owner.load(Ordering::Acquire) == life {
             cursor.gating.store(0, Ordering::Release);
             cursor.owner.store(0, Ordering::Release);

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::BlockRef;
-use crate::layout::participant::CURSOR_JOINING;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SLOT_BYTES, SlotState, Stamp, slots_for};
+use crate::names::Cold;
 use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
 use crate::recovery;
 use crate::ring::record::{self, TIME_SHIFT};
-use crate::ring::{Ring, Seen};
+use crate::ring::{Ring, Seen, gating};
 use crate::segment::{Core, Pages};
 use crate::stats::Counter;
 use crate::sync::{Ordering, fence, relax};
@@ -81,6 +81,20 @@ impl Delta<'_> {
         let size = record::take_u32(&mut body)?;
         let shape = record::take_u32(&mut body)?;
         Some((size, (shape >> 8 & 0xff).max(1)))
+    }
+
+    /// For a creation or a description: the page's name, schema and metadata from here on. `None` for other kinds, and
+    /// for bytes that no writer makes.
+    pub fn cold(&self) -> Option<Cold> {
+        let bytes = match self.kind {
+            Kind::Create => self.payload.get(8..)?,
+            Kind::Describe => self.payload,
+            _ => return None,
+        };
+        if bytes.is_empty() {
+            return Some(Cold::default());
+        }
+        Cold::decode(bytes).map(|(_, cold)| cold)
     }
 }
 
@@ -511,9 +525,19 @@ impl Pages {
         self.ring().end()
     }
 
-    /// The oldest LSN that may still be followed from.
+    /// The oldest LSN that may still be followed from: the first record boundary that is not ahead of the floor, which
+    /// itself may lie anywhere. The end of the ring where writers overtake every look.
     pub fn floor_lsn(&self) -> u64 {
-        self.ring().floor.load(Ordering::Acquire)
+        let ring = self.ring();
+        for _ in 0..100 {
+            // Lapped or not, whatever is a boundary once is one for ever; it only has to be still there.
+            if let Some(at) = self.boundary_near(0)
+                && ring.is_intact(at)
+            {
+                return at;
+            }
+        }
+        ring.end()
     }
 }
 
@@ -539,17 +563,12 @@ impl Participant {
         step("follow.taken");
         let cursor = &core.ctl.cursors()[index];
         cursor.missed.store(0, Ordering::Relaxed);
-        // A5: JOINING holds the floor; then the fence; only then is the start read.
-        cursor.position.store(CURSOR_JOINING, Ordering::Release);
-        cursor.gating.store(u32::from(gating), Ordering::Release);
+        gating::announce(cursor, gating);
         core.ctl
             .header()
             .cursors_used
             .fetch_max(index as u32 + 1, Ordering::AcqRel);
-        fence(Ordering::SeqCst);
-        step("follow.joining");
-        let position = core.pages.ring().end();
-        cursor.position.store(position, Ordering::Release);
+        let position = gating::start(cursor, &core.pages.ring());
         step("follow.joined");
         let owner = CursorOwner {
             core: Arc::clone(core),
@@ -633,7 +652,18 @@ impl Participant {
         };
         match self.core.holder(word) {
             Holder::Dead(index) => {
-                recovery::participant(&self.core, &self.fd, index)?;
+                let recovered = recovery::participant(&self.core, &self.fd, index)?;
+                if !recovered && since.elapsed() >= self.config.timeout {
+                    // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                    return Err(PageError::Timeout {
+                        what: format!("the record at LSN {}", follower.position),
+                        holder: format!(
+                            "dead {}, whose recoverer does not finish",
+                            self.core.describe(index)
+                        ),
+                        waited: since.elapsed(),
+                    });
+                }
             }
             Holder::Alive(index) if since.elapsed() >= self.config.timeout => {
                 return Err(PageError::Timeout {
@@ -656,21 +686,23 @@ impl Participant {
         f: impl FnMut(&Delta<'_>),
     ) -> Result<Polled, PageError> {
         let polled = follower.poll(&self.core.pages, max, f)?;
-        // What was polled is behind the end of the ring: the next claim need not walk over it.
-        let mut guess = self.guess.get();
-        if follower.position > guess.tail {
-            guess.tail = follower.position;
-            self.guess.set(guess);
+        if let Polled::Deltas(_) = polled {
+            // Right behind records of this ring stands a boundary of it: the next claim need not walk over what was
+            // polled. (Other positions are only what somebody said, and a claim must not trust them.)
+            let mut guess = self.guess.get();
+            if follower.position > guess.tail {
+                guess.tail = follower.position;
+                self.guess.set(guess);
+            }
         }
         match polled {
-            Polled::Waiting { .. } => {
+            Polled::Waiting { .. }
                 // Most claims are finished within nanoseconds; look closer only at one that stays.
                 if !spin_until(Duration::from_micros(20), || {
                     follower.is_ready(&self.core.pages)
-                }) {
+                }) => {
                     self.look_at_claim(follower)?;
                 }
-            }
             Polled::Gap(_) => self.core.pages.count(Counter::Gaps, 1),
             _ => {}
         }

@@ -2,7 +2,6 @@
 //! that runs. Every other module of this crate imports its atomics from here.
 
 #[cfg(not(loom))]
-#[allow(clippy::disallowed_types)]
 pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};
@@ -59,18 +58,6 @@ pub(crate) fn prefetch_write<T>(at: &T) {
     // executes the code as a no-op (every x86-64 decodes it).
     unsafe {
         core::arch::asm!("prefetchw byte ptr [{}]", in(reg) core::ptr::from_ref(at), options(nostack, preserves_flags, readonly));
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
-    let _ = at;
-}
-
-/// Asks for the cache line of `at` in order to read it, without waiting for it. Only speed.
-#[inline(always)]
-pub(crate) fn prefetch_read<T>(at: &T) {
-    #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
-    // SAFETY: as above.
-    unsafe {
-        core::arch::asm!("prefetcht0 byte ptr [{}]", in(reg) core::ptr::from_ref(at), options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
     let _ = at;

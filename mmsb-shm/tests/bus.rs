@@ -239,6 +239,48 @@ fn a_loan_is_published_pinned_copied_on_write_and_reused() {
 }
 
 #[test]
+fn a_block_that_comes_back_loaned_is_not_patched_in_place() {
+    let bus = bus();
+    let (a, b) = (bus.join("a"), bus.join("b"));
+    let id = a.create_page(&page(5000)).unwrap();
+    let pa = a.core().pages.resolve(id).unwrap();
+    let pb = b.core().pages.resolve(id).unwrap();
+    // The handle of b now knows the first block as one that is patched in place.
+    b.patch(&pb, 0, &[1]).unwrap();
+    for fill in [2, 3] {
+        // Away to another block, and back to the first one, which was retired meanwhile.
+        let mut loan = a.loan(&pa).unwrap();
+        loan.fill(fill);
+        loan.publish(0).unwrap();
+    }
+    let view = a.pin(&pa).unwrap();
+    b.patch(&pb, 100, &[9; 50]).unwrap();
+    assert!(
+        view.iter().all(|x| *x == 3),
+        "a pinned view moved under its reader"
+    );
+    let mut out = [0; 50];
+    a.read(&pa, 100, &mut out).unwrap();
+    assert_eq!(out, [9; 50]);
+}
+
+#[test]
+fn a_patch_of_a_loaned_page_that_just_fits_a_record_goes_through_a_block() {
+    let bus = bus_with(&BusConfig {
+        ring_bytes: 4096,
+        pages_max: 16,
+        ..BusConfig::default()
+    });
+    let a = bus.join("a");
+    let id = a.create_page(&page(2000)).unwrap();
+    let p = a.core().pages.resolve(id).unwrap();
+    for len in 800..1000 {
+        a.loan(&p).unwrap().publish(0).unwrap();
+        a.patch(&p, 7, &vec![5; len]).unwrap();
+    }
+}
+
+#[test]
 fn pages_come_and_go_and_their_numbers_and_names_are_reused() {
     let bus = bus();
     let a = bus.join("a");
@@ -376,7 +418,7 @@ fn a_stuck_gating_cursor_is_named_and_a_lossy_one_is_told_of_its_gap() {
             Err(e) => break e,
         }
     };
-    assert!(n >= 32 && n <= 64, "{n}");
+    assert!((32..=64).contains(&n), "{n}");
     assert!(
         matches!(&error, PageError::Backpressure { blocker, .. } if blocker.contains("slowpoke")),
         "{error}"
@@ -392,4 +434,64 @@ fn a_stuck_gating_cursor_is_named_and_a_lossy_one_is_told_of_its_gap() {
     drop(gating);
     segment::unlink(&bus.dir, "t").unwrap();
     assert!(!bus.core.is_named());
+}
+
+#[test]
+fn a_busy_leaseholder_and_a_writer_share_a_page_and_lose_nothing() {
+    let bus = bus();
+    let a = bus.join("leaser");
+    let id = a.create_page(&page(64)).unwrap();
+    std::thread::scope(|s| {
+        for (t, leased) in [(0usize, true), (1, true), (2, false)] {
+            let p = bus.join(&format!("t{t}"));
+            s.spawn(move || {
+                let page = p.core().pages.resolve(id).unwrap();
+                let lease = leased.then(|| p.lease(&page).unwrap());
+                for i in 0..3000u64 {
+                    p.patch(&page, t * 8, &i.to_le_bytes()).unwrap();
+                }
+                drop(lease);
+            });
+        }
+    });
+    let page = a.core().pages.resolve(id).unwrap();
+    let mut out = [0u8; 24];
+    assert_eq!(a.read(&page, 0, &mut out).unwrap().epoch, 9000);
+    assert!(out.chunks(8).all(|c| c == 2999u64.to_le_bytes()));
+}
+
+#[test]
+fn every_page_number_of_an_odd_count_can_be_used_and_used_again() {
+    let bus = bus_with(&BusConfig {
+        pages_max: 1001,
+        ..BusConfig::default()
+    });
+    let a = bus.join("a");
+    for _ in 0..3 {
+        let ids: Vec<_> = (0..1001)
+            .map(|_| a.create_page(&page(8)).unwrap())
+            .collect();
+        assert!(matches!(a.create_page(&page(8)), Err(PageError::Full(_))));
+        assert_eq!(ids.iter().map(|id| id.index).max(), Some(1000));
+        for id in ids {
+            a.destroy_page(id).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_id_that_no_directory_has_is_a_page_that_is_gone() {
+    let bus = bus();
+    let a = bus.join("a");
+    let id = mmsb_shm::PageId {
+        index: u32::MAX,
+        generation: 1,
+    };
+    assert_eq!(
+        a.describe_page(id, |cold| cold),
+        Err(PageError::PageGone(id))
+    );
+    assert_eq!(a.destroy_page(id), Err(PageError::PageGone(id)));
+    assert!(a.core().pages.resolve(id).is_err());
+    a.create_page(&named(8, "the name lock is free")).unwrap();
 }

@@ -6,9 +6,15 @@
 //! | [`ptrace`] | kill a child at every instruction of one operation, or hold it there |
 //! | [`spawn`] | worker processes with a line protocol, SIGKILL, SIGSTOP, reaping with a timeout |
 //! | [`watchdog`] | a test that hangs is aborted, saying where its threads are |
+//! | [`scenario`] | the operations that workers perform and die in |
+//! | [`survey`] | what survivors check: worlds, replicas, that everything still works |
+//! | [`soak`] | the kill-and-stop soak: parent, workers, checker |
 //! | [`seed`] | `MMSB_SEED`, or a random seed; a generator whose numbers never change |
 
 pub mod ptrace;
+pub mod scenario;
 pub mod seed;
+pub mod soak;
 pub mod spawn;
+pub mod survey;
 pub mod watchdog;

@@ -1,2 +1,5 @@
-//! `mmsb-agent`.
-fn main() {}
+//! `mmsb-agent`: see [`mmsb_agent::daemon`].
+
+fn main() -> std::process::ExitCode {
+    mmsb_agent::daemon::main()
+}

@@ -1,2 +1,5 @@
-//! `mmsb`.
-fn main() {}
+//! `mmsb`: see [`mmsb_agent::cli`].
+
+fn main() -> std::process::ExitCode {
+    mmsb_agent::cli::main()
+}

@@ -1,7 +1,8 @@
 //! Applying records to pages. The same code runs in a live commit and in recovery, and applying twice is applying once:
 //! a record is a post-image, and every step asks first whether it was done.
 
-use super::{next_version, version_fence};
+use super::next_version;
+use crate::blocks;
 use crate::copy;
 use crate::error::Corrupt;
 use crate::layout::page::{
@@ -9,7 +10,7 @@ use crate::layout::page::{
 };
 use crate::layout::ring::{Kind, RecordFlags, RecordHead};
 use crate::names;
-use crate::page::{cell_current, seqlock};
+use crate::page::{cell, cell_current, seqlock};
 use crate::ring::record::{self, Parts};
 use crate::segment::{Block, Core};
 use crate::sync::Ordering;
@@ -44,9 +45,9 @@ pub(crate) fn publish_version(
     change: impl FnOnce(*mut u8),
     whole: bool,
 ) {
-    let (cell, head, current, from) = cell_current(block, size, versions, 0);
+    let (cell_header, head, current, from) = cell_current(block, size, versions, 0);
     let (_, _, next, to) = next_version(block, size, versions);
-    version_fence();
+    cell::begin_fill();
     if !whole {
         // SAFETY: both are version slots of `size` bytes of one checked block, and different ones (K ≥ 4).
         unsafe { copy::move_shared(to, from, size as usize) };
@@ -58,8 +59,7 @@ pub(crate) fn publish_version(
     next.lsn.store(lsn, Ordering::Relaxed);
     next.epoch.store(epoch, Ordering::Relaxed);
     step("cell.described");
-    // Release: the version is whole for whoever sees the new head.
-    cell.head.store(head.wrapping_add(1), Ordering::Release);
+    cell::publish(&cell_header.head, head);
     step("cell.published");
     finish_version(block, lsn, epoch);
 }
@@ -181,12 +181,11 @@ pub(crate) fn apply_swap(
         step("swap.entry");
     }
     let old_block = core.pages.block(old, 0)?;
-    // Release: the page left the block; who reclaims it looks at the hazards behind a fence.
-    let _ = old_block.header.state.compare_exchange(
-        BlockState::Live(index).word(),
-        BlockState::Retired(index).word(),
-        Ordering::AcqRel,
-        Ordering::Relaxed,
+    // The page left the block; who reclaims it looks at the hazards behind a fence.
+    blocks::exchange(
+        &old_block.header.state,
+        BlockState::Live(index),
+        BlockState::Retired(index),
     );
     step("swap.retired");
     Ok(fresh)
@@ -268,11 +267,10 @@ fn apply_destroy(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
     if block.header.shape.load(Ordering::Relaxed) & SHAPE_LOANED == 0 {
         core.pages.free_block(at, BlockState::Live(index))?;
     } else {
-        let _ = block.header.state.compare_exchange(
-            BlockState::Live(index).word(),
-            BlockState::Retired(index).word(),
-            Ordering::AcqRel,
-            Ordering::Relaxed,
+        blocks::exchange(
+            &block.header.state,
+            BlockState::Live(index),
+            BlockState::Retired(index),
         );
     }
     step("destroy.block");

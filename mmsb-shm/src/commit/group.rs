@@ -8,7 +8,7 @@ use crate::copy;
 use crate::error::PageError;
 use crate::layout::page::SHAPE_LOANED;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, slots_for};
-use crate::page::{PageRef, cell_current, owner, seqlock};
+use crate::page::{PageRef, PageVersion, cell_current, owner, seqlock};
 use crate::participant::{Locked, Participant};
 use crate::ring::record::{self, Parts};
 use crate::sync::Ordering;
@@ -355,12 +355,30 @@ impl Participant {
     /// As [`Participant::patch`]; [`PageError::DeltaTooLarge`] if the group does not fit the ring. Nothing was changed
     /// then.
     pub fn commit(&self, changes: &[Change<'_>], options: &Options) -> Result<Receipt, PageError> {
+        // Nothing is expected, so nothing can differ.
+        self.commit_if(changes, options, &[])
+            .map(Option::unwrap_or_default)
+    }
+
+    /// As [`Participant::commit`], if every page in `expected` still has the epoch given with it: looked at under the
+    /// locks of all pages, those that are only expected too. `None`: one differs, and nothing was changed.
+    ///
+    /// # Errors
+    /// As [`Participant::commit`].
+    pub fn commit_if(
+        &self,
+        changes: &[Change<'_>],
+        options: &Options,
+        expected: &[(&PageRef, PageVersion)],
+    ) -> Result<Option<Receipt>, PageError> {
         self.check_fork()?;
-        if changes.is_empty() {
-            return Ok(Receipt::default());
+        if changes.is_empty() && expected.is_empty() {
+            return Ok(Some(Receipt::default()));
         }
-        if let Some(run) = Run::of(changes, options)? {
-            return self.commit_run(&run);
+        if expected.is_empty()
+            && let Some(run) = Run::of(changes, options)?
+        {
+            return self.commit_run(&run).map(Some);
         }
         for change in changes {
             change.check()?;
@@ -368,6 +386,7 @@ impl Participant {
         let mut indices: Vec<u32> = changes
             .iter()
             .filter_map(|c| c.page().map(|p| p.id().index))
+            .chain(expected.iter().map(|(p, _)| p.id().index))
             .collect();
         if !indices.is_sorted() {
             indices.sort_unstable();
@@ -384,12 +403,24 @@ impl Participant {
                 None
             };
             step("group.locked");
-            let result = self.commit_locked(changes, options);
+            // Nobody writes to the pages now, and who died in one was recovered before its lock was ours.
+            let differs = expected.iter().try_fold(false, |differs, (page, version)| {
+                Ok(differs || self.core.pages.version(page)?.epoch != version.epoch)
+            });
+            let result = match differs {
+                Ok(false) if !changes.is_empty() => self.commit_locked(changes, options).map(Some),
+                Ok(false) => Ok(Some(Attempt::Done(Receipt::default(), 0))),
+                Ok(true) => Ok(None),
+                Err(e) => Err(e),
+            };
             if let Some((index, entered)) = single {
                 self.leave_page(index, self.owner_word(index), entered);
             }
             drop(locked);
-            match result? {
+            let Some(attempt) = result? else {
+                return Ok(None);
+            };
+            match attempt {
                 Attempt::Done(receipt, bytes) => {
                     self.finish(changes.len() as u64, bytes);
                     let mask = if changes.iter().any(|c| c.page().is_none()) {
@@ -398,7 +429,7 @@ impl Participant {
                         indices.iter().fold(0, |m, i| m | crate::doorbell::bit(*i))
                     };
                     self.ring_bell(mask);
-                    return Ok(receipt);
+                    return Ok(Some(receipt));
                 }
                 Attempt::Full(slots) => self.wait_for_room(slots)?,
             }

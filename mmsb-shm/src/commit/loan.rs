@@ -108,11 +108,11 @@ impl Loan<'_> {
 
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
-            if self.by.check_fork().is_ok() {
-                // A corrupt slab table is all that could fail here; the block is then found by a sweep, if ever.
-                let _ = self.by.give_back(&held);
-            }
+        if let Some(held) = self.held.take()
+            && self.by.check_fork().is_ok()
+        {
+            // A corrupt slab table is all that could fail here; the block is then found by a sweep, if ever.
+            let _ = self.by.give_back(&held);
         }
     }
 }

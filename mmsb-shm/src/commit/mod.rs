@@ -27,10 +27,10 @@ pub use loan::Loan;
 use crate::copy;
 use crate::error::{Corrupt, PageError};
 use crate::layout::ring::{Kind, RecordHead, slots_for};
-use crate::page::{PageRef, cell_current, owner, seqlock};
+use crate::page::{PageRef, cell_current, lease, owner, seqlock};
 use crate::participant::{Locked, Participant};
-use crate::ring::{Claim, record};
-use crate::sync::{AtomicU32, Ordering, fence, light, prefetch_write};
+use crate::ring::{Claim, gating, record};
+use crate::sync::{AtomicU32, Ordering, prefetch_write};
 use crate::testing::step;
 
 /// A panic between claim and unlock would leave the page to nobody while this process lives on.
@@ -64,17 +64,12 @@ impl Participant {
     #[inline]
     fn enter_leased(&self, index: u32, word: &AtomicU32) -> Result<Entered, PageError> {
         if self.leases.borrow().contains(&index) {
-            let slot = self.slot();
-            // Relaxed, then the cheap barrier, then the look: B4, first half. The requester sets its bit, passes the
-            // heavy barrier and looks at `active`.
-            slot.active.store(1, Ordering::Relaxed);
-            light();
-            if word.load(Ordering::Relaxed) == self.me | owner::LEASE {
+            if lease::enter(word, &self.slot().active, self.me) {
                 return Ok(Entered::Leased);
             }
-            // Asked for, or taken. Release: nothing of a commit is under way.
-            slot.active.store(0, Ordering::Release);
-            self.hand_back(index);
+            if lease::answer(word, self.me) {
+                self.wake_owner_waiters(index);
+            }
             // Whoever asked gets the page first; then this is an ordinary commit, and the lease is taken again after.
             self.lock_word(word, index, Locked::Page(index))?;
             return Ok(Entered::Locked);
@@ -88,8 +83,7 @@ impl Participant {
     pub(crate) fn leave_page(&self, index: u32, word: &AtomicU32, entered: Entered) {
         match entered {
             Entered::Leased => {
-                // Release: pairs with the Acquire in `take_from_leaseholder`; the page is whole.
-                self.slot().active.store(0, Ordering::Release);
+                lease::leave(&self.slot().active);
             }
             Entered::Locked => {
                 if self.lease_count.get() != 0 && self.leases.borrow().contains(&index) {
@@ -121,8 +115,7 @@ impl Participant {
         match claim {
             Claim::Got(lsn) => {
                 step("commit.claimed");
-                // Relaxed: READY is stored with Release behind it, so whoever sees READY sees the hold (A3).
-                self.slot().hold.store(lsn, Ordering::Relaxed);
+                gating::hold(&self.slot().hold, lsn);
                 step("commit.held");
                 Ok(Some(lsn))
             }
@@ -148,8 +141,7 @@ impl Participant {
     pub(crate) fn finish(&self, deltas: u64, bytes: u64) {
         let slot = self.slot();
         step("commit.unlocked");
-        // Release: everything that the redo would repair is done.
-        slot.hold.store(0, Ordering::Release);
+        gating::unhold(&slot.hold);
         Self::bump(&slot.deltas, deltas);
         Self::bump(&slot.bytes, bytes);
         step("commit.done");
@@ -204,7 +196,13 @@ impl Participant {
                     offset: offset as u32,
                     bytes,
                 };
-                return self.commit(&[change], &Options::default()).map(|r| r.last);
+                return match self.commit(&[change], &Options::default()) {
+                    // With the names of both blocks it is just too long for a record.
+                    Err(PageError::DeltaTooLarge { .. }) => {
+                        self.patch_through_block(page, offset, bytes, 0)
+                    }
+                    other => other.map(|r| r.last),
+                };
             }
             let lsn = match self.claim(n as u32) {
                 Ok(Some(lsn)) => lsn,
@@ -274,14 +272,6 @@ impl Participant {
             whole,
         );
     }
-}
-
-/// Orders the fill of a version slot behind everything that readers of older versions were promised.
-#[inline(always)]
-fn version_fence() {
-    // Release fence: a reader that copies a byte written from here on finds, when it looks again, a head at least as
-    // new as ours is now (see `Pages::try_read`).
-    fence(Ordering::Release);
 }
 
 #[inline(always)]

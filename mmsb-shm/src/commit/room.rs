@@ -13,6 +13,7 @@ use crate::layout::participant::CURSOR_JOINING;
 use crate::page::owner;
 use crate::participant::{Holder, OnFull, Participant};
 use crate::recovery;
+use crate::ring::gating::{self, Needs};
 use crate::sync::{Ordering, fence};
 use crate::testing::step;
 
@@ -139,43 +140,22 @@ impl Participant {
             })?;
         ring.raise_published(published);
         step("limit.published");
-        // SeqCst fence: cursors that joined and holds that were stored before are seen below; later ones see
-        // `published` as stored above.
-        fence(Ordering::SeqCst);
-        let mut least = published;
-        let mut blocker = match claimed_by {
-            Some((index, lsn)) => Blocker::Writer { index, lsn },
-            None => Blocker::None,
+        let holds = core.ctl.participants_used().iter().map(|s| &s.hold);
+        let (least, needs) = gating::least_needed(published, core.ctl.cursors_used(), holds);
+        let blocker = match (needs, claimed_by) {
+            (Some(Needs::Cursor { owner, position }), _) => Blocker::Cursor {
+                index: owner::index(owner).unwrap_or(u32::MAX),
+                lsn: if position == CURSOR_JOINING {
+                    0
+                } else {
+                    position
+                },
+            },
+            (Some(Needs::Commit { index, lsn }), _) | (None, Some((index, lsn))) => {
+                Blocker::Writer { index, lsn }
+            }
+            (None, None) => Blocker::None,
         };
-        for cursor in core.ctl.cursors_used() {
-            let holder = cursor.owner.load(Ordering::Acquire);
-            if holder == 0 || cursor.gating.load(Ordering::Acquire) == 0 {
-                continue;
-            }
-            let position = cursor.position.load(Ordering::Acquire);
-            if position < least {
-                least = position;
-                let index = owner::index(holder).unwrap_or(u32::MAX);
-                blocker = Blocker::Cursor {
-                    index,
-                    lsn: if position == CURSOR_JOINING {
-                        0
-                    } else {
-                        position
-                    },
-                };
-            }
-        }
-        for (index, slot) in core.ctl.participants_used().iter().enumerate() {
-            let hold = slot.hold.load(Ordering::Acquire);
-            if hold != 0 && hold < least {
-                least = hold;
-                blocker = Blocker::Writer {
-                    index: index as u32,
-                    lsn: hold,
-                };
-            }
-        }
         ring.raise_limit(least, need);
         step("limit.raised");
         if ring.limit.load(Ordering::Acquire) >= need {

@@ -399,7 +399,7 @@ mod tests {
     fn a_run_holds_its_blocks() {
         for class in 0..CLASSES {
             let s = run_shape(class);
-            assert!(s.blocks >= 1 && s.first % 64 == 0 && s.stride % 32 == 0);
+            assert!(s.blocks >= 1 && s.first.is_multiple_of(64) && s.stride.is_multiple_of(32));
             assert!(s.first >= 64 + u64::from(s.blocks).div_ceil(64) * 8);
             assert!(
                 s.first + u64::from(s.blocks) * s.stride <= u64::from(s.slabs) * SLAB_BYTES,

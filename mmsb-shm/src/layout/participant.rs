@@ -51,8 +51,8 @@ pub struct ParticipantSlot {
     pub retries: AtomicU64,
     /// 1 while a leased commit is under way.
     pub active: AtomicU32,
-    /// 1 while a commit is under way on pages whose owner words this participant keeps.
-    pub leases: AtomicU32,
+    /// 1 while a recovery of this slot is under way; found set by the next recoverer, it says that one died.
+    pub recovering: AtomicU32,
     /// Spare.
     pub reserved2: [AtomicU64; 10],
     /// Blocks between allocation and publication; stored before the block is taken.

@@ -3,6 +3,10 @@
 //! A read is valid if the page's sequence word is even and the same before and after the copy, **and** the directory
 //! entry is the same (PROTOCOL C2): memory is type-stable, so the copy itself is harmless whatever it copied.
 
+pub(crate) mod cell;
+pub(crate) mod lease;
+#[cfg(all(test, loom))]
+mod loom_page;
 pub(crate) mod owner;
 pub(crate) mod seqlock;
 

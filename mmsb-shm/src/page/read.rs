@@ -4,9 +4,10 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::{PageId, owner, seqlock};
+use super::{PageId, cell, owner, seqlock};
 use crate::copy;
 use crate::error::{Corrupt, PageError};
+use crate::hazard;
 use crate::layout::page::{
     BlockHeader, CellHeader, DirectoryEntry, SHAPE_LOANED, VERSIONS_MAX, VersionHeader,
     block_payload, version_stride,
@@ -37,7 +38,6 @@ pub struct PageRef {
     payload: Cell<*mut u8>,
     size: Cell<u32>,
     versions: Cell<u32>,
-    loaned: Cell<bool>,
 }
 
 // SAFETY: the pointers lead into a mapping that outlives every use (uses go through the `Pages` they came from), and
@@ -73,8 +73,14 @@ impl PageRef {
     }
 
     /// Whether the content is an immutable loaned block.
+    ///
+    /// Read from the block each time: a block may leave the page, be reused and come back to it, loaned the one time and
+    /// patched in place the other, and the directory entry is the same then. Certain only for the page's owner, and for
+    /// who holds a hazard on the block.
+    #[inline(always)]
     pub fn is_loaned(&self) -> bool {
-        self.loaned.get()
+        // Relaxed: stored before the entry that led here (M1), or advisory.
+        self.block().header.shape.load(Ordering::Relaxed) & SHAPE_LOANED != 0
     }
 
     #[inline(always)]
@@ -123,8 +129,7 @@ pub(crate) fn cell_current<'a>(
     // header and every version slot lie inside the mapping; all header fields are atomics.
     unsafe {
         let cell = &*block.payload.cast::<CellHeader>();
-        // Acquire: pairs with the Release store of `head` after the slot is whole.
-        let head = cell.head.load(Ordering::Acquire);
+        let head = cell::current(&cell.head);
         let slot = head.wrapping_add(ahead) % u64::from(versions);
         let at = block
             .payload
@@ -148,7 +153,6 @@ impl Pages {
             payload: Cell::new(core::ptr::null_mut()),
             size: Cell::new(0),
             versions: Cell::new(1),
-            loaned: Cell::new(false),
         };
         self.refresh(&page)?;
         Ok(page)
@@ -187,7 +191,6 @@ impl Pages {
             page.payload.set(block.payload);
             page.size.set(size);
             page.versions.set(versions);
-            page.loaned.set(shape & SHAPE_LOANED != 0);
             return Ok(());
         }
         Err(PageError::Contended(page.id))
@@ -246,20 +249,13 @@ impl Pages {
                 epoch: version.epoch.load(Ordering::Relaxed),
                 lsn: version.lsn.load(Ordering::Relaxed),
             };
-            // Acquire fence: the copy is done before the look at the head. The writer of version h + 1 fills slot
-            // (h + 1) mod K while head is h, so ours is untouched while head ≤ ours + K − 2; its Release fence before
-            // filling makes a head of h visible with the first byte it writes for h + 1.
-            fence(Ordering::Acquire);
-            let now = cell.head.load(Ordering::Relaxed);
-            if now.wrapping_sub(head) > u64::from(versions) - 2 {
+            if !cell::still(&cell.head, head, versions.into()) {
                 return Ok(Outcome::Changed);
             }
             seen
         };
-        // Relaxed: ordered by the fence of the validation above. A block that left its page meanwhile may be another
-        // page's now, and its sequence word proves nothing (C2).
         match self.entry(page.id.index) {
-            Some(entry) if entry.load(Ordering::Relaxed) == page.entry.get() => {
+            Some(entry) if seqlock::still_there(entry, page.entry.get()) => {
                 Ok(Outcome::Done(outcome))
             }
             _ => Ok(Outcome::Changed),
@@ -293,10 +289,10 @@ impl Pages {
     /// Epoch and LSN of the page now, without its content.
     pub fn version(&self, page: &PageRef) -> Result<PageVersion, PageError> {
         for _ in 0..100_000 {
+            let nowhere = core::ptr::NonNull::dangling().as_ptr();
             // SAFETY: no bytes are copied.
-            if let Outcome::Done(v) =
-                unsafe { self.try_read(page, 0, core::ptr::NonNull::dangling().as_ptr(), 0)? }
-            {
+            let outcome = unsafe { self.try_read(page, 0, nowhere, 0)? };
+            if let Outcome::Done(v) = outcome {
                 return Ok(v);
             }
             relax();
@@ -359,7 +355,9 @@ impl Pages {
             if !same_entry || page.block().header.seq.load(Ordering::Relaxed) != *begin {
                 return Ok(false);
             }
-            version.epoch = begin >> 1;
+            if page.versions.get() == 1 {
+                version.epoch = begin >> 1;
+            }
         }
         Ok(true)
     }
@@ -458,7 +456,21 @@ impl Participant {
         self.yield_leases();
         let found = self.core.ctl.owner(page.id.index).load(Ordering::Acquire);
         match self.core.holder(found) {
-            Holder::Dead(index) => recovery::participant(&self.core, &self.fd, index).map(|_| ()),
+            Holder::Dead(index) => {
+                let recovered = recovery::participant(&self.core, &self.fd, index)?;
+                if !recovered && begin.elapsed() >= self.config.timeout {
+                    // Whoever is recovering it may be stopped: bounded like any other wait (I4).
+                    return Err(PageError::Timeout {
+                        what: Locked::Page(page.id.index).to_string(),
+                        holder: format!(
+                            "dead {}, whose recoverer does not finish",
+                            self.core.describe(index)
+                        ),
+                        waited: begin.elapsed(),
+                    });
+                }
+                Ok(())
+            }
             Holder::Nobody => {
                 std::thread::yield_now();
                 Ok(())
@@ -526,19 +538,23 @@ impl Participant {
         }
         let hazard = &self.slot().hazards[hand as usize];
         loop {
-            self.core.pages.ensure_fresh(page)?;
-            if !page.is_loaned() {
-                hazard.store(0, Ordering::Release);
-                return Err(PageError::NotLoaned(page.id));
+            if let Err(e) = self.core.pages.ensure_fresh(page) {
+                hazard::unpin(hazard);
+                return Err(e);
             }
             let entry = page.entry();
-            hazard.store(entry.block().bits(), Ordering::Release);
-            step("pin.hazard");
-            // SeqCst fence: see `Core::is_reclaimable`, the other half.
-            fence(Ordering::SeqCst);
-            if self.core.pages.load_entry(page.id.index) == Some(entry) {
+            let Some(word) = self.core.pages.entry(page.id.index) else {
+                return Err(PageError::PageGone(page.id));
+            };
+            if !hazard::pin(hazard, entry.block().bits(), word, entry.0) {
+                continue;
+            }
+            // Behind the hazard the block is not reused, so what it is now it stays.
+            if page.is_loaned() {
                 break;
             }
+            hazard::unpin(hazard);
+            return Err(PageError::NotLoaned(page.id));
         }
         self.pins.set(self.pins.get() | 1 << hand);
         let block = page.block();
@@ -637,8 +653,7 @@ impl Drop for PinnedView<'_> {
         if self.by.check_fork().is_err() {
             return;
         }
-        // Release: all reads of the block are done.
-        self.by.slot().hazards[self.hand as usize].store(0, Ordering::Release);
+        hazard::unpin(&self.by.slot().hazards[self.hand as usize]);
         self.by.pins.set(self.by.pins.get() & !(1 << self.hand));
     }
 }

@@ -25,6 +25,15 @@ pub(crate) fn still(seq: &AtomicU64, begin: u64) -> bool {
     seq.load(Ordering::Relaxed) == begin
 }
 
+/// Whether the page still has the block that was read: its directory word `entry` is what it was. Call it after
+/// [`still`]. A block that left its page meanwhile may be another page's now, and its sequence word proves nothing
+/// (PROTOCOL C2); whoever takes a block passes a Release fence before the first byte ([`crate::blocks::hold`]).
+#[inline(always)]
+pub(crate) fn still_there(entry: &AtomicU64, seen: u64) -> bool {
+    // Relaxed: ordered by the fence of `still`.
+    entry.load(Ordering::Relaxed) == seen
+}
+
 /// Marks the page as changing and returns the even value it had. Only the page's owner may call this; a value that
 /// is odd already was left by a dead owner and counts as begun.
 #[inline(always)]

@@ -17,6 +17,9 @@
 //! A stalled claimer is harmless: it compares against a stamp of an earlier lap, and every claim of the slot changes
 //! the stamp. A slot that another record covers as a continuation can never be a boundary of the same lap.
 
+pub(crate) mod gating;
+#[cfg(all(test, loom))]
+mod loom_ring;
 #[cfg(not(loom))]
 pub(crate) mod record;
 
@@ -315,8 +318,10 @@ impl<'a> Ring<'a> {
         if new <= limit {
             return false;
         }
-        // Release, floor first (R2): no claim beyond the old limit can begin before the floor is visible.
-        self.floor.store(new - self.len(), Ordering::Release);
+        // Release, floor first (R2): no claim beyond the old limit can begin before the floor is visible. A mover that died
+        // in between may have left a higher floor, which stays.
+        let floor = (new - self.len()).max(self.floor.load(Ordering::Relaxed));
+        self.floor.store(floor, Ordering::Release);
         self.limit.store(new, Ordering::Release);
         true
     }

@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::thread::futex::{self, Flags};
+use rustix::thread::futex::{self, Flags, Wait, WaitFlags, WaitPtr, WaitvFlags};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Why [`wait`] came back.
@@ -45,6 +45,37 @@ pub fn wait(
     let deadline = timeout.and_then(deadline_after);
     match futex::wait_bitset(word, Flags::empty(), expected, deadline.as_ref(), bitset) {
         Ok(()) => Ok(Wake::Woken),
+        Err(Errno::AGAIN) => Ok(Wake::Changed),
+        Err(Errno::TIMEDOUT) => Ok(Wake::TimedOut),
+        Err(Errno::INTR) => Ok(Wake::Interrupted),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// As [`wait`] on several words at once, each with the value it is expected to have: the first wake-up or change of any
+/// of them ends it.
+///
+/// # Errors
+/// As [`wait`]; `ENOSYS` ahead of Linux 5.16.
+pub fn wait_any(words: &[(&AtomicU32, u32)], timeout: Option<Duration>) -> io::Result<Wake> {
+    let waits: Vec<Wait> = words
+        .iter()
+        .map(|(word, expected)| {
+            let mut wait = Wait::new();
+            wait.val = u64::from(*expected);
+            wait.uaddr = WaitPtr::new(core::ptr::from_ref(*word).cast_mut().cast());
+            wait.flags = WaitFlags::SIZE_U32;
+            wait
+        })
+        .collect();
+    let deadline = timeout.and_then(deadline_after);
+    match futex::waitv(
+        &waits,
+        WaitvFlags::empty(),
+        deadline.as_ref(),
+        ClockId::Monotonic,
+    ) {
+        Ok(_) => Ok(Wake::Woken),
         Err(Errno::AGAIN) => Ok(Wake::Changed),
         Err(Errno::TIMEDOUT) => Ok(Wake::TimedOut),
         Err(Errno::INTR) => Ok(Wake::Interrupted),

@@ -1,0 +1,278 @@
+//! `mmsb info`: everything about a bus or a page.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mmsb::schema::Schema;
+use mmsb::{BusInfo, Inspection, PageInfo, Stats};
+use serde_json::{Value, json};
+
+use super::exit::{Code, Failure};
+use super::table::{Align, Table, bytes, count, duration};
+use super::{Context, value};
+
+const EXAMPLES: &str = "\
+Page memory comes in size classes and stays in its class: space that small pages gave back is not used for large ones.
+
+Examples:
+  mmsb info prices
+  mmsb info prices nyse/ibm
+  mmsb info prices --json | jq .bus.pages_blocks_bytes";
+
+/// Arguments of `mmsb info`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// The bus
+    pub bus: String,
+    /// A page of it
+    pub page: Option<String>,
+}
+
+/// Runs it.
+///
+/// # Errors
+///
+/// Why the bus could not be looked at, or that the page does not exist.
+pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
+    match &args.page {
+        Some(page) => page_info(&args.bus, page, context),
+        None => bus_info(&args.bus, context),
+    }
+}
+
+fn bus_info(bus: &str, context: &mut Context) -> Result<Code, Failure> {
+    let inspection = Inspection::of(&context.dir, bus)?;
+    let (info, stats) = (&inspection.info, &inspection.stats);
+    if context.json {
+        let classes =
+            serde_json::to_value(&stats.classes).map_err(|e| Failure::problem(e.to_string()))?;
+        let value = json!({
+            "bus": bus_json(info),
+            "pages": stats.pages,
+            "names": stats.names,
+            "classes": classes,
+            "end_lsn": stats.end_lsn,
+            "floor_lsn": stats.floor_lsn,
+        });
+        context.document(&value)?;
+        return Ok(Code::Ok);
+    }
+    for (name, text) in lines(info, stats) {
+        context.line(format!("{name:<13} {text}"))?;
+    }
+    if !stats.classes.is_empty() {
+        context.line("")?;
+        context.table(&classes(stats))?;
+        context.line("Memory stays in its class for the life of the bus.")?;
+    }
+    Ok(Code::Ok)
+}
+
+fn lines(info: &BusInfo, stats: &Stats) -> Vec<(&'static str, String)> {
+    vec![
+        ("bus", format!("{} in {}", info.name, info.dir.display())),
+        (
+            "id",
+            format!("{}, incarnation {}", info.id, info.incarnation),
+        ),
+        ("created", age(info.created_ns)),
+        (
+            "pages",
+            format!(
+                "{} of {}, {} of {} names",
+                count(stats.pages),
+                count(info.pages_max.into()),
+                count(stats.names),
+                count(info.names_max.into())
+            ),
+        ),
+        (
+            "size",
+            format!("{} of {}", bytes(info.len_bytes), bytes(info.bytes_max)),
+        ),
+        (
+            "memory",
+            format!(
+                "{} pages, {} control (st_blocks)",
+                bytes(info.pages_blocks_bytes),
+                bytes(info.ctl_blocks_bytes)
+            ),
+        ),
+        (
+            "ring",
+            format!(
+                "{}, {} slots of 64 B; LSN {} to {}",
+                bytes(info.ring_bytes),
+                count(info.ring_slots.into()),
+                stats.floor_lsn,
+                stats.end_lsn
+            ),
+        ),
+        (
+            "participants",
+            format!(
+                "{} of {}",
+                stats.participants.iter().filter(|p| p.alive).count(),
+                info.participants_max
+            ),
+        ),
+        (
+            "subscriptions",
+            format!("{} of {}", stats.cursors.len(), info.cursors_max),
+        ),
+        (
+            "mode",
+            format!(
+                "{:04o} pages, {:04o} control; uid {}, gid {}",
+                info.mode, info.ctl_mode, info.uid, info.gid
+            ),
+        ),
+    ]
+}
+
+/// Page memory by size class.
+pub fn classes(stats: &Stats) -> Table {
+    let mut table = Table::new(&[
+        ("class", Align::Right),
+        ("slabs", Align::Right),
+        ("memory", Align::Right),
+        ("blocks", Align::Right),
+        ("used", Align::Right),
+        ("free", Align::Right),
+        ("pending", Align::Right),
+    ]);
+    for class in &stats.classes {
+        table.row([
+            bytes(class.payload),
+            class.slabs.to_string(),
+            bytes(u64::from(class.slabs) << 21),
+            count(class.blocks),
+            count(class.blocks.saturating_sub(class.free + class.pending)),
+            count(class.free),
+            count(class.pending),
+        ]);
+    }
+    table
+}
+
+fn page_info(bus: &str, page: &str, context: &mut Context) -> Result<Code, Failure> {
+    let observer = context.bus(bus).observe()?;
+    let info = observer.page(page)?.info()?;
+    let schema = schema_of(&info);
+    if context.json {
+        let mut value = page_json(&info);
+        let fields = schema.as_ref().map(|schema| {
+            let fields = schema.fields().iter().map(|field| {
+                json!({
+                    "name": field.name, "offset": field.offset,
+                    "type": field.scalar.name(), "count": field.count,
+                })
+            });
+            fields.collect::<Vec<_>>()
+        });
+        value["fields"] = json!(fields);
+        value["meta"] = info
+            .cold
+            .meta
+            .iter()
+            .map(|(key, value)| (key.clone(), Value::from(value.clone())))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+        context.document(&value)?;
+        return Ok(Code::Ok);
+    }
+    let versions = match info.versions {
+        1 => String::new(),
+        n => format!(", {n} version slots"),
+    };
+    let loaned = if info.loaned {
+        ", content is a loaned block"
+    } else {
+        ""
+    };
+    context.line(format!("{:<13} {}", "page", info.cold.name))?;
+    context.line(format!("{:<13} {}", "id", info.id))?;
+    context.line(format!(
+        "{:<13} {}{versions}{loaned}",
+        "size",
+        bytes(info.size.into())
+    ))?;
+    context.line(format!(
+        "{:<13} epoch {}, last delta at LSN {}",
+        "version",
+        count(info.epoch),
+        info.lsn
+    ))?;
+    for (key, text) in &info.cold.meta {
+        let text = format!("{key}={text}");
+        context.line(format!("{:<13} {}", "meta", super::table::escaped(&text)))?;
+    }
+    let Some(schema) = schema else {
+        return context
+            .line(format!("{:<13} none", "schema"))
+            .map(|()| Code::Ok);
+    };
+    context.line(format!("{:<13} {schema}", "schema"))?;
+    if !schema.fields().is_empty() {
+        let mut table = Table::new(&[
+            ("field", Align::Left),
+            ("type", Align::Left),
+            ("offset", Align::Right),
+        ]);
+        for field in schema.fields() {
+            let described = match field.count {
+                1 => field.scalar.name().to_owned(),
+                n => format!("{}[{n}]", field.scalar),
+            };
+            table.row([&field.name, &described, &field.offset.to_string()]);
+        }
+        context.line("")?;
+        context.table(&table)?;
+    }
+    Ok(Code::Ok)
+}
+
+/// The page's schema, if it has one that can be decoded.
+pub fn schema_of(info: &PageInfo) -> Option<Schema> {
+    if info.cold.schema.is_empty() {
+        return None;
+    }
+    Schema::decode(&info.cold.schema).ok()
+}
+
+/// A bus for programs.
+pub fn bus_json(info: &BusInfo) -> Value {
+    // A struct of numbers and text; the path becomes text.
+    serde_json::to_value(info).unwrap_or(Value::Null)
+}
+
+/// A page for programs.
+pub fn page_json(info: &PageInfo) -> Value {
+    json!({
+        "name": info.cold.name,
+        "id": info.id.to_string(),
+        "index": info.id.index,
+        "generation": info.id.generation,
+        "size": info.size,
+        "versions": info.versions,
+        "loaned": info.loaned,
+        "epoch": info.epoch,
+        "lsn": info.lsn,
+        "schema": schema_of(info).map(|schema| schema.to_string()),
+        "schema_hash": format!("{:016x}", info.cold.schema_hash),
+    })
+}
+
+/// How long ago a moment was, for people.
+pub fn age(realtime_ns: u64) -> String {
+    let then = UNIX_EPOCH + Duration::from_nanos(realtime_ns);
+    match SystemTime::now().duration_since(then) {
+        Ok(age) => format!("{} ago", duration(age)),
+        Err(_) => "in the future (did the clock change?)".to_owned(),
+    }
+}
+
+/// The format that suits the page, unless one was asked for.
+pub fn format_for(asked: Option<value::Format>, schema: Option<&Schema>) -> value::Format {
+    asked.unwrap_or_else(|| value::Format::suited_to(schema))
+}
