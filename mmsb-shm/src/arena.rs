@@ -108,14 +108,22 @@ impl Pages {
 
     /// First slabs of the runs of `class`, checked.
     fn runs(&self, class: u32) -> impl Iterator<Item = u32> + '_ {
+        // No run lies behind the end of the object, whatever the table says: this bounds every walk over blocks by the
+        // memory there is.
+        let len = self.refresh_len();
+        let bytes = u64::from(run_shape(class).slabs) * SLAB_BYTES;
+        let fits = move |slab: u64| self.geometry.arena_at + slab * SLAB_BYTES + bytes <= len;
         // Acquire: pairs with the Release store in `grow`; the run behind the entry is complete.
         self.slabs()
             .iter()
             .enumerate()
             .filter_map(move |(i, slab)| {
                 let entry = SlabEntry(slab.load(Ordering::Acquire));
-                (entry.is_used() && entry.class() == class && entry.first_slab() == i as u32)
-                    .then_some(i as u32)
+                (entry.is_used()
+                    && entry.class() == class
+                    && entry.first_slab() == i as u32
+                    && fits(i as u64))
+                .then_some(i as u32)
             })
     }
 
@@ -399,6 +407,10 @@ impl Participant {
 
     /// Gives an unpublished block back.
     pub(crate) fn give_back(&self, held: &Held<'_>) -> Result<(), PageError> {
+        if self.is_stranded() {
+            // A committed record names it.
+            return Ok(());
+        }
         let freed = self
             .core
             .pages

@@ -215,9 +215,12 @@ fn probe(table: &[AtomicU64], hash: u64) -> impl Iterator<Item = &AtomicU64> {
     (0..table.len()).map(move |i| &table[(hash as usize).wrapping_add(i) & mask])
 }
 
-/// Whether a new entry finds room.
-fn has_room(table: &[AtomicU64], hash: u64) -> bool {
-    probe(table, hash).any(|e| !NameEntry(e.load(Ordering::Relaxed)).is_live())
+/// Whether `entries` new entries find room.
+fn has_room(table: &[AtomicU64], hash: u64, entries: usize) -> bool {
+    probe(table, hash)
+        .filter(|e| !NameEntry(e.load(Ordering::Relaxed)).is_live())
+        .nth(entries - 1)
+        .is_some()
 }
 
 /// Stores an entry; nothing if it is there already. The caller holds the name lock, or recovers one who does.
@@ -554,7 +557,7 @@ pub(crate) fn source_id(by: &Participant, name: &str) -> Result<u16, PageError> 
             })?;
             Ok(lsn.map(|lsn| (id as u16, Some(lsn))))
         })();
-        by.unlock_word(lock, 30);
+        by.unlock_unless_stranded(lock, 30);
         match result? {
             Some((id, lsn)) => {
                 if lsn.is_some() {
@@ -599,7 +602,7 @@ impl Participant {
             }
             let attempt = self.create_locked(new, versions, payload);
             if named {
-                self.unlock_word(names, 30);
+                self.unlock_unless_stranded(names, 30);
             }
             match attempt? {
                 Ok(id) => {
@@ -624,7 +627,7 @@ impl Participant {
         }
         let (id, word) = self.lock_free_index()?;
         let result = self.create_in(id, new, versions, payload);
-        self.unlock_word(word, id.index);
+        self.unlock_unless_stranded(word, id.index);
         if !matches!(result, Ok(Ok(_))) {
             self.free_index(id.index);
         }
@@ -648,7 +651,11 @@ impl Participant {
                     .sweep_indices
                     .store(1, Ordering::Release);
                 let holder = match self.core.holder(found) {
-                    Holder::Nobody => continue,
+                    Holder::Nobody => {
+                        // Of a life that ended meanwhile, or garbage: it guards nothing.
+                        owner::clear_if(word, owner::holder(found));
+                        self.index
+                    }
                     Holder::Alive(holder) => holder,
                     Holder::Dead(holder) => {
                         recovery::participant(&self.core, &self.fd, holder)?;
@@ -754,7 +761,8 @@ impl Participant {
         cold: &Cold,
     ) -> Result<(crate::arena::Held<'_>, Vec<u8>), PageError> {
         let table = self.core.pages.names();
-        if !has_room(table, hash_id(id)) {
+        // One entry by id, one by name.
+        if !has_room(table, hash_id(id), 1 + usize::from(!cold.name.is_empty())) {
             return Err(BusFull::Names {
                 max: table.len() as u32 / 4,
             }
@@ -791,11 +799,11 @@ impl Participant {
             let locked = self.lock_word(word, id.index, Locked::Page(id.index));
             let attempt = locked.and_then(|()| {
                 let attempt = self.destroy_locked(id, named);
-                self.unlock_word(word, id.index);
+                self.unlock_unless_stranded(word, id.index);
                 attempt
             });
             if named {
-                self.unlock_word(names, 30);
+                self.unlock_unless_stranded(names, 30);
             }
             match attempt? {
                 Destroyed::Done => {
@@ -852,7 +860,7 @@ impl Participant {
                 drop(locked);
                 attempt
             });
-            self.unlock_word(names, 30);
+            self.unlock_unless_stranded(names, 30);
             match attempt? {
                 None => return Ok(()),
                 Some(0) => {

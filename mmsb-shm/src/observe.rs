@@ -11,13 +11,15 @@ use crate::error::PageError;
 use crate::layout::ring::{Kind, RecordFlags};
 use crate::page::{Outcome, PageRef, PageVersion};
 use crate::participant::spin_until;
-use crate::ring::Seen;
-use crate::ring::record;
+use crate::ring::{Seen, load_lsn, record};
 use crate::segment::{Core, Pages};
 use crate::sync::{Ordering, fence, relax};
 
 /// How often an observer tries before it says `Contended`.
 const TRIES: u32 = 20_000;
+
+/// How long it looks at a page that stands odd, and of which the ring does not say what it should hold.
+const ODD_MAX: Duration = Duration::from_millis(250);
 
 /// The ring in numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +87,9 @@ impl Pages {
                                 if let Some(version) = self.overlay(page, seq, offset, dst)? {
                                     return Ok(version);
                                 }
+                                if since.elapsed() > ODD_MAX {
+                                    return Err(PageError::Contended(page.id()));
+                                }
                                 std::thread::sleep(Duration::from_micros(200));
                             }
                         }
@@ -108,7 +113,7 @@ impl Pages {
         let mut whole = vec![0u8; page.size()];
         // SAFETY: the whole page lies in its checked block; the buffer has its size.
         unsafe { self.copy_out(whole.as_mut_ptr(), block.payload, whole.len())? };
-        let held = block.header.lsn.load(Ordering::Acquire);
+        let held = load_lsn(&block.header.lsn, Ordering::Acquire);
         let ring = self.ring();
         let Some(begin) = self.boundary_near(held) else {
             return Ok(None);
@@ -190,7 +195,7 @@ impl Pages {
     /// group that holds `lsn`, or the first boundary behind the floor.
     pub(crate) fn boundary_near(&self, lsn: u64) -> Option<u64> {
         let ring = self.ring();
-        let floor = ring.floor.load(Ordering::Acquire);
+        let floor = load_lsn(ring.floor, Ordering::Acquire);
         // First slots say so in their stamps. Further slots carry stamps of their own kind, or (behind padding left for
         // the dead) of an earlier lap; both are passed over.
         let is_first = |at: &u64| {
@@ -240,7 +245,7 @@ impl Pages {
         RingInfo {
             slots: self.geometry.ring_slots,
             bytes: ring.len() * 64,
-            published: ring.published.load(Ordering::Acquire),
+            published: load_lsn(ring.published, Ordering::Acquire),
             end: ring.end(),
             floor: ring.floor.load(Ordering::Acquire),
             limit: ring.limit.load(Ordering::Acquire),

@@ -19,7 +19,7 @@ use crate::error::{AttachError, Corrupt, PageError};
 use crate::layout::participant::{ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE_NAME_WORDS};
 use crate::page::{lease, owner};
 use crate::recovery;
-use crate::ring::{Guess, Ring};
+use crate::ring::{Guess, Ring, load_lsn};
 use crate::segment::{Core, LOCK_SLOT, owner_position};
 use crate::stats::Counter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, relax};
@@ -67,7 +67,9 @@ pub struct Participant {
     pub(crate) index: u32,
     /// Owner word of this life.
     pub(crate) me: u32,
-    fork_generation: u64,
+    /// What [`fork::generation`] says in the process that joined; [`STRANDED`] after [`Participant::strand`].
+    fork_generation: Cell<u64>,
+    stranded: Cell<Option<Corrupt>>,
     pub(crate) guess: Cell<Guess>,
     pub(crate) source: Cell<u16>,
     pub(crate) created_ns: u64,
@@ -337,7 +339,7 @@ impl Participant {
         let ring = core.pages.ring();
         let guess = Guess {
             tail: ring.recent_boundary(),
-            limit: ring.limit.load(Ordering::Acquire),
+            limit: load_lsn(ring.limit, Ordering::Acquire),
         };
         core.pages.count(Counter::Joins, 1);
         let created_ns = core.pages.header().created_ns.load(Ordering::Relaxed);
@@ -349,7 +351,8 @@ impl Participant {
             fd: ManuallyDrop::new(fd),
             index,
             me: owner::word(index, generation),
-            fork_generation: fork::generation(),
+            fork_generation: Cell::new(fork::generation()),
+            stranded: Cell::new(None),
             guess: Cell::new(guess),
             source: Cell::new(0),
             created_ns,
@@ -416,17 +419,42 @@ impl Participant {
         &self.hot.owners[owner_position(index, self.hot.owner_shift)]
     }
 
-    /// Refuses a handle that a fork copied: its slot and lock are the parent's.
+    /// Refuses a handle that a fork copied: its slot and lock are the parent's. Refuses one that met corrupt bytes
+    /// behind a commit point, too: it can write no more.
     ///
     /// # Errors
-    /// [`PageError::Forked`].
+    /// [`PageError::Forked`]; [`PageError::Corrupt`].
     #[inline(always)]
     pub fn check_fork(&self) -> Result<(), PageError> {
-        if fork::generation() == self.fork_generation {
+        if fork::generation() == self.fork_generation.get() {
             Ok(())
         } else {
-            Err(PageError::Forked)
+            Err(self.refusal())
         }
+    }
+
+    #[cold]
+    fn refusal(&self) -> PageError {
+        self.stranded
+            .get()
+            .map_or(PageError::Forked, PageError::Corrupt)
+    }
+
+    /// Corrupt bytes were met behind the commit point: the record can neither be applied nor taken back. The owner words
+    /// and the hold of the commit stay as they are, so that nobody takes the pages for whole and nothing overwrites the
+    /// record; this handle does nothing more. Others are told that it holds the page, and, once it is dropped or its
+    /// process ends, what is corrupt.
+    #[cold]
+    pub(crate) fn strand(&self, corrupt: Corrupt) -> PageError {
+        self.stranded.set(Some(corrupt));
+        self.fork_generation.set(STRANDED);
+        corrupt.into()
+    }
+
+    /// Whether [`Self::strand`] was called: then nothing is given back.
+    #[inline]
+    pub(crate) fn is_stranded(&self) -> bool {
+        self.fork_generation.get() == STRANDED
     }
 
     /// Adds to one of the slot's own counters.
@@ -596,6 +624,13 @@ impl Participant {
         self.wake_owner_waiters(stripe);
     }
 
+    /// As [`Self::unlock_word`], but a stranded participant keeps what it holds.
+    pub(crate) fn unlock_unless_stranded(&self, word: &AtomicU32, stripe: u32) {
+        if !self.is_stranded() {
+            self.unlock_word(word, stripe);
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn wake_owner_waiters(&self, stripe: u32) {
         if doorbell::is_asleep(self.hot.owner_sleepers, doorbell::bit(stripe)) {
@@ -651,7 +686,16 @@ impl Participant {
 
 impl Drop for Participant {
     fn drop(&mut self) {
-        if fork::generation() != self.fork_generation {
+        if self.is_stranded() {
+            // Leaves like the dead: its slot and all it holds are for recovery, which finds what is corrupt. (In a fork
+            // child the handler closed the descriptor.)
+            if fork::forget(self.fd.as_raw_fd()) {
+                // SAFETY: dropped once, here; closing the description releases the slot lock.
+                unsafe { ManuallyDrop::drop(&mut self.fd) };
+            }
+            return;
+        }
+        if fork::generation() != self.fork_generation.get() {
             // The fork handler closed the descriptor; the slot is the parent's. (If the parent is dead, whoever meets
             // it recovers it.)
             return;
@@ -668,6 +712,9 @@ impl Drop for Participant {
         unsafe { ManuallyDrop::drop(&mut self.fd) };
     }
 }
+
+/// No generation of a process: forks are counted from 0.
+const STRANDED: u64 = u64::MAX;
 
 /// What is waited for, for messages.
 #[derive(Clone, Copy, Debug)]

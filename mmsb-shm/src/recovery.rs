@@ -21,7 +21,7 @@ use crate::layout::page::{BlockRef, BlockState};
 use crate::layout::participant::{SLOT_ACTIVE, SLOT_FREE};
 use crate::layout::ring::{Kind, RecordHead, SlotState, Stamp};
 use crate::page::owner;
-use crate::ring::{Seen, record};
+use crate::ring::{Seen, load_lsn, record};
 use crate::segment::{Core, LOCK_RECOVERY};
 use crate::stats::Counter;
 use crate::sync::Ordering;
@@ -83,7 +83,7 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
     step("recovery.sweep_noted");
     let claimed = pad_claims(core, life)?;
     step("recovery.padded");
-    let (ready, odd) = redo(core, life, slot.hold.load(Ordering::Acquire))?;
+    let (ready, odd) = redo(core, life, load_lsn(&slot.hold, Ordering::Acquire))?;
     step("recovery.redone");
     let held_words = count_words(core, life);
     let counters = [
@@ -114,7 +114,7 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
 /// Step 1. Walks from `published` to the end of the ring; a claim's length stays, so record boundaries do too.
 fn pad_claims(core: &Core, life: u32) -> Result<u64, Corrupt> {
     let ring = core.pages.ring();
-    let mut at = ring.published.load(Ordering::Acquire);
+    let mut at = load_lsn(ring.published, Ordering::Acquire);
     let mut padded = 0;
     let end = at + ring.len();
     while at < end {
@@ -129,7 +129,7 @@ fn pad_claims(core: &Core, life: u32) -> Result<u64, Corrupt> {
             Seen::Ready(s) | Seen::Padding(s) => at += u64::from(s.slots()),
             Seen::Nothing => break,
             // The floor moved on: nothing of the dead can be there, its claim would have held it.
-            Seen::Lapped => at = ring.published.load(Ordering::Acquire).max(at + 1),
+            Seen::Lapped => at = load_lsn(ring.published, Ordering::Acquire).max(at + 1),
             Seen::Bad => {
                 return Err(Corrupt {
                     what: "ring stamp",

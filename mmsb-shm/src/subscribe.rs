@@ -15,7 +15,7 @@ use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
 use crate::recovery;
 use crate::ring::record::{self, TIME_SHIFT};
-use crate::ring::{Ring, Seen, gating};
+use crate::ring::{LSN_MAX, Ring, Seen, gating};
 use crate::segment::{Core, Pages};
 use crate::stats::Counter;
 use crate::sync::{Ordering, fence, relax};
@@ -163,7 +163,7 @@ impl Follower {
     /// A follower without a cursor, at `position`: what observers use.
     pub fn at(position: u64) -> Follower {
         Follower {
-            position,
+            position: position.min(LSN_MAX),
             cursor: None,
             gating: false,
             mask: u32::MAX,
@@ -457,7 +457,7 @@ impl Clock {
         } else {
             near
         };
-        self.created + (units << TIME_SHIFT)
+        self.created.wrapping_add(units << TIME_SHIFT)
     }
 }
 

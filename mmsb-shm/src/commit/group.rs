@@ -188,6 +188,9 @@ pub(crate) struct LockedPages<'p> {
 
 impl Drop for LockedPages<'_> {
     fn drop(&mut self) {
+        if self.by.is_stranded() {
+            return;
+        }
         for index in &self.indices {
             self.by.unlock_word(self.by.owner_word(*index), *index);
             step("group.unlocked_one");
@@ -414,7 +417,7 @@ impl Participant {
                 Err(e) => Err(e),
             };
             if let Some((index, entered)) = single {
-                self.leave_page(index, self.owner_word(index), entered);
+                self.leave_unless_stranded(index, entered);
             }
             drop(locked);
             let Some(attempt) = result? else {
@@ -594,11 +597,9 @@ impl Participant {
                 })
                 .collect();
             let applied = apply::apply_group(&self.core, &records, |_| true);
-            if applied.is_err() {
-                // The record is committed and cannot be taken back; leaving the page to recovery by dying is the only
-                // way that keeps memory and log the same.
-                eprintln!("mmsb: corrupt page met behind the commit point: {applied:?}");
-                std::process::abort();
+            if let Err(corrupt) = applied {
+                core::mem::forget(bomb);
+                return Err(self.strand(corrupt));
             }
         }
         for (page, held) in &fresh {
@@ -842,9 +843,9 @@ impl Participant {
                 }],
                 |_| true,
             );
-            if applied.is_err() {
-                eprintln!("mmsb: corrupt structure met behind the commit point: {applied:?}");
-                std::process::abort();
+            if let Err(corrupt) = applied {
+                core::mem::forget(bomb);
+                return Err(self.strand(corrupt));
             }
         }
         core::mem::forget(bomb);

@@ -84,7 +84,7 @@ impl Loan<'_> {
                 .pages
                 .ensure_fresh(&self.page)
                 .and_then(|()| by.publish_held(&self.page, &held, cause));
-            by.leave_page(index, word, entered);
+            by.leave_unless_stranded(index, entered);
             match attempt {
                 Ok(Attempt::Done(receipt, bytes)) => {
                     by.finish(1, bytes);
@@ -248,7 +248,7 @@ impl Participant {
                 .ensure_fresh(page)
                 .and_then(|()| self.prepare_block(page, offset, bytes))
                 .and_then(|held| self.publish_block(page, held, cause));
-            self.leave_page(index, word, entered);
+            self.leave_unless_stranded(index, entered);
             match attempt? {
                 Attempt::Done(receipt, bytes) => {
                     self.finish(1, bytes);

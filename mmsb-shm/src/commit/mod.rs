@@ -105,6 +105,13 @@ impl Participant {
         }
     }
 
+    /// The end of a commit that may have met corrupt bytes behind its commit point: then the page stays locked.
+    pub(crate) fn leave_unless_stranded(&self, index: u32, entered: Entered) {
+        if !self.is_stranded() {
+            self.leave_page(index, self.owner_word(index), entered);
+        }
+    }
+
     /// Claims `n` slots. `None`: the ring is full; let everything go, call `wait_for_room`, start again.
     #[inline(always)]
     pub(crate) fn claim(&self, n: u32) -> Result<Option<u64>, PageError> {

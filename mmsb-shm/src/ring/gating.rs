@@ -7,7 +7,7 @@
 //! * G2 a writer stores its hold before READY (Release); the mover counts a record as published only once it saw READY
 //!   (Acquire), and looks at the holds after that: it sees the hold, or the 0 behind the unlock (PROTOCOL A3).
 
-use super::Ring;
+use super::{Ring, load_lsn};
 use crate::layout::participant::{CURSOR_JOINING, Cursor};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::testing::step;
@@ -70,7 +70,7 @@ pub(crate) fn least_needed<'a>(
             continue;
         }
         // Acquire: the reads of what is ahead of it are done.
-        let position = cursor.position.load(Ordering::Acquire);
+        let position = load_lsn(&cursor.position, Ordering::Acquire);
         if position < least {
             least = position;
             who = Some(Needs::Cursor { owner, position });
@@ -78,7 +78,7 @@ pub(crate) fn least_needed<'a>(
     }
     for (index, hold) in holds.enumerate() {
         // Acquire (G2): 0 says that the commit is applied.
-        let lsn = hold.load(Ordering::Acquire);
+        let lsn = load_lsn(hold, Ordering::Acquire);
         if lsn != 0 && lsn < least {
             least = lsn;
             let index = index as u32;

@@ -26,6 +26,15 @@ pub(crate) mod record;
 use crate::layout::ring::{Slot, SlotState, Stamp};
 use crate::sync::{AtomicU64, Ordering, fence};
 
+/// Greatest LSN that is believed: a bus that commits a billion deltas a second gets there after a century.
+pub(crate) const LSN_MAX: u64 = 1 << 62;
+
+/// Loads an LSN that any process may have stored. Clamped, so that sums of positions and lengths cannot overflow.
+#[inline(always)]
+pub(crate) fn load_lsn(word: &AtomicU64, order: Ordering) -> u64 {
+    word.load(order).min(LSN_MAX)
+}
+
 /// What stands at an LSN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Seen {
@@ -149,7 +158,7 @@ impl<'a> Ring<'a> {
             };
             if at + u64::from(slots) > guess.limit {
                 // Acquire (R2): what is overwritten below was released by the mover of the limit.
-                guess.limit = self.limit.load(Ordering::Acquire);
+                guess.limit = load_lsn(self.limit, Ordering::Acquire);
                 if at + u64::from(slots) > guess.limit {
                     // The guess may be far behind; look before saying that the ring is full.
                     match self.hop(guess) {
@@ -193,7 +202,7 @@ impl<'a> Ring<'a> {
             Seen::Claimed(s) | Seen::Ready(s) | Seen::Padding(s) => {
                 guess.tail += u64::from(s.slots());
                 // Relaxed: a hint; every boundary ever stored there is one for ever.
-                let hint = self.tail_hint.load(Ordering::Relaxed);
+                let hint = load_lsn(self.tail_hint, Ordering::Relaxed);
                 if hint > guess.tail && self.is_near(hint) {
                     guess.tail = hint;
                 }
@@ -221,8 +230,8 @@ impl<'a> Ring<'a> {
     /// A record boundary not far behind the end.
     pub(crate) fn recent_boundary(&self) -> u64 {
         // Acquire: `published` was stored after the records ahead of it were seen READY.
-        let published = self.published.load(Ordering::Acquire);
-        let hint = self.tail_hint.load(Ordering::Relaxed);
+        let published = load_lsn(self.published, Ordering::Acquire);
+        let hint = load_lsn(self.tail_hint, Ordering::Relaxed);
         if hint > published && self.is_near(hint) {
             hint
         } else {
@@ -273,7 +282,7 @@ impl<'a> Ring<'a> {
         mut unblock: impl FnMut(u64, Stamp) -> bool,
     ) -> Result<u64, u64> {
         // Acquire: pairs with the store in `raise_published`.
-        let mut at = self.published.load(Ordering::Acquire);
+        let mut at = load_lsn(self.published, Ordering::Acquire);
         let end = at + self.len();
         while at < end {
             match self.look(at) {
@@ -288,7 +297,7 @@ impl<'a> Ring<'a> {
                 Seen::Nothing => break,
                 // Somebody else raised `published` and the floor meanwhile.
                 Seen::Lapped => {
-                    let now = self.published.load(Ordering::Acquire);
+                    let now = load_lsn(self.published, Ordering::Acquire);
                     if now <= at {
                         return Err(at);
                     }
@@ -312,7 +321,7 @@ impl<'a> Ring<'a> {
     /// `needed_from` (the least LSN that anybody still needs) allows. Only the holder of the limit lock calls this.
     pub(crate) fn raise_limit(&self, needed_from: u64, need: u64) -> bool {
         // Relaxed: only the holder of the limit lock writes it.
-        let limit = self.limit.load(Ordering::Relaxed);
+        let limit = load_lsn(self.limit, Ordering::Relaxed);
         let want = (limit + self.len() / 8).max(need);
         let new = want.min(needed_from.saturating_add(self.len()));
         if new <= limit {
@@ -320,7 +329,8 @@ impl<'a> Ring<'a> {
         }
         // Release, floor first (R2): no claim beyond the old limit can begin before the floor is visible. A mover that died
         // in between may have left a higher floor, which stays.
-        let floor = (new - self.len()).max(self.floor.load(Ordering::Relaxed));
+        let floor = new.saturating_sub(self.len());
+        let floor = floor.max(self.floor.load(Ordering::Relaxed));
         self.floor.store(floor, Ordering::Release);
         self.limit.store(new, Ordering::Release);
         true

@@ -81,18 +81,20 @@ pub fn close_in_child(fd: RawFd) -> io::Result<()> {
 }
 
 /// Undoes one [`close_in_child`], before the descriptor is closed. Unknown numbers are ignored.
-pub fn forget(fd: RawFd) {
+/// Whether it was known: in a child it is not, the descriptor was closed there.
+pub fn forget(fd: RawFd) -> bool {
     if fd < 0 || fd == RawFd::MAX {
-        return;
+        return false;
     }
     // Acquire (F1): the entry to find was published before the end that covers it.
     let end = TRACKED_END.load(Acquire).min(TRACKED_MAX);
     for entry in &TRACKED[..end] {
         // Relaxed on failure: not our number. Release on success: whoever reuses the entry comes after.
         if entry.compare_exchange(fd + 1, 0, Release, Relaxed).is_ok() {
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Runs in the child, before `fork` returns there. Async-signal-safe: another thread may have held any lock.
