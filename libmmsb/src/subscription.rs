@@ -10,7 +10,7 @@
 //! # Crashes
 //! A subscriber that dies takes its cursor along: whoever meets it drops it. A writer that dies inside a record holds
 //! nobody up: the subscriber finishes its work. A writer that is stopped there, but alive, is waited for; after the
-//! timeout of the bus [`Subscription::next`] returns [`PageError::Timeout`](crate::PageError::Timeout), which names it.
+//! timeout of the bus [`Subscription::next`] returns [`PageError::Timeout`], which names it.
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;

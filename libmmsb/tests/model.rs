@@ -373,7 +373,15 @@ fn commit_to(model: &mut Model, pages: &[mmsb::Page<'_>], plan: &Plan<'_>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        // PROPTEST_CASES, where it is set, is in the default.
+        cases: if std::env::var_os("PROPTEST_CASES").is_some() {
+            ProptestConfig::default().cases
+        } else {
+            192
+        },
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn memory_log_and_model_agree(ops in vec(op(), 1..60)) {

@@ -69,6 +69,9 @@ impl Default for Pools {
     }
 }
 
+/// Refills of the private pool that one allocation makes before it calls the bitmaps corrupt.
+const REFILLS_MAX: u32 = 1000;
+
 /// A block in hand: allocated, not yet published.
 #[derive(Clone, Copy)]
 pub(crate) struct Held<'a> {
@@ -340,8 +343,18 @@ impl Participant {
             return Ok(Held { block, class, hand });
         }
         let shape = run_shape(class);
+        // A listed block that is taken costs a try; so many in a row, when every refill lists free ones, are no race.
+        let mut refills = 0;
         loop {
             let Some((slab, i)) = self.next_bit(class) else {
+                refills += 1;
+                if refills > REFILLS_MAX {
+                    return Err(Corrupt {
+                        what: "free blocks of a class that are none",
+                        offset: class.into(),
+                    }
+                    .into());
+                }
                 self.refill(class, &shape)?;
                 continue;
             };

@@ -107,7 +107,7 @@ fn child(
 
 #[test]
 fn a_live_bus_with_scrambled_words_gives_values_or_typed_errors() {
-    rounds("live bus", 250, entry::live_bus);
+    rounds("live bus", 150, entry::live_bus);
 }
 
 #[test]

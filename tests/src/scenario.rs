@@ -11,6 +11,8 @@ use mmsb_shm::{
     ParticipantConfig,
 };
 
+use crate::ptrace::region_begin;
+
 /// Name of the bus in its own directory.
 pub const BUS: &str = "t";
 
@@ -202,7 +204,9 @@ ops! {
         s.p().destroy_page(a.core.pages.find("loaned").expect("it")).expect("to destroy");
     };
     patch (RING, "") |_, s| {
-        s.p().patch(&s.page("plain"), 20, &pattern(1000, 16)).expect("a patch");
+        let (page, bytes) = (s.page("plain"), pattern(1000, 16));
+        region_begin();
+        s.p().patch(&page, 20, &bytes).expect("a patch");
     };
     patch_of_many_slots (RING, "") |_, s| {
         s.p().patch(&s.page("wide"), 100, &pattern(1001, 2000)).expect("a patch");
@@ -299,14 +303,16 @@ fn group(s: &Stage, names: &[&str], transaction: bool) {
         cause: 0,
         transaction,
     };
+    region_begin();
     s.p().commit(&changes, &options).expect("a group");
 }
 
 fn loan(s: &Stage, name: &str, seed: u64) {
     let page = s.page(name);
+    let bytes = pattern(seed, page.size());
+    region_begin();
     let mut loan = s.p().loan(&page).expect("a loan");
-    let len = loan.len();
-    loan.copy_from_slice(&pattern(seed, len));
+    loan.copy_from_slice(&bytes);
     loan.publish(3).expect("to publish");
 }
 
@@ -327,6 +333,11 @@ impl Op {
             p: (self.name != "join").then(|| join(core, "worker")),
             follower: None,
         }
+    }
+
+    /// Whether it calls [`region_begin`] itself, with everything at hand.
+    pub fn begins_itself(&self) -> bool {
+        ["patch", "loan", "transaction"].contains(&self.name)
     }
 
     /// The operation.

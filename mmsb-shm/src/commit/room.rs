@@ -14,6 +14,7 @@ use crate::page::owner;
 use crate::participant::{Holder, OnFull, Participant};
 use crate::recovery;
 use crate::ring::gating::{self, Needs};
+use crate::ring::load_lsn;
 use crate::sync::{Ordering, fence};
 use crate::testing::step;
 
@@ -27,6 +28,8 @@ enum Blocker {
     Cursor { index: u32, lsn: u64 },
     /// Whoever moves the limit right now.
     Mover { index: u32, lsn: u64 },
+    /// A slot that says it was never claimed, ahead of records that were: in a sound ring a glimpse of the past.
+    Hole { lsn: u64 },
 }
 
 impl Participant {
@@ -42,7 +45,7 @@ impl Participant {
             // The record may need padding ahead of it.
             let room = ring.len() - (guess.tail & (ring.len() - 1));
             let need = guess.tail + if slots > room { room + slots } else { slots };
-            if ring.limit.load(Ordering::Acquire) >= need {
+            if load_lsn(ring.limit, Ordering::Acquire) >= need {
                 return Ok(());
             }
             let blocker = self.move_limit(need)?;
@@ -60,6 +63,7 @@ impl Participant {
                     format!("limit lock, held by {},", self.core.describe(index)),
                     lsn,
                 ),
+                Blocker::Hole { lsn } => ("an unclaimed slot (corrupt?)".into(), lsn),
             };
             let waited = begin.elapsed();
             if rounds > 0 && (self.config.on_full == OnFull::Fail || waited >= self.config.timeout)
@@ -90,7 +94,7 @@ impl Participant {
             return Ok(match self.core.holder(found) {
                 Holder::Alive(index) => Blocker::Mover {
                     index,
-                    lsn: self.core.pages.ring().limit.load(Ordering::Acquire),
+                    lsn: load_lsn(self.core.pages.ring().limit, Ordering::Acquire),
                 },
                 Holder::Dead(index) => {
                     recovery::participant(&self.core, &self.fd, index)?;
@@ -125,7 +129,7 @@ impl Participant {
     fn move_limit_locked(&self, need: u64) -> Result<(Blocker, bool), PageError> {
         let core = &self.core;
         let ring = core.pages.ring();
-        if ring.limit.load(Ordering::Acquire) >= need {
+        if load_lsn(ring.limit, Ordering::Acquire) >= need {
             return Ok((Blocker::None, false));
         }
         let mut claimed_by = None;
@@ -158,14 +162,13 @@ impl Participant {
         };
         ring.raise_limit(least, need);
         step("limit.raised");
-        if ring.limit.load(Ordering::Acquire) >= need {
+        if load_lsn(ring.limit, Ordering::Acquire) >= need {
             return Ok((Blocker::None, false));
         }
         let index = match blocker {
             Blocker::Writer { index, .. } | Blocker::Cursor { index, .. } => index,
-            // Everything is free as far as anybody knows, and still `need` is out of reach: the records in between
-            // were claimed by writers that are not done.
-            _ => self.index,
+            // Everything is READY as far as anybody knows, and still `need` is out of reach.
+            _ => return Ok((Blocker::Hole { lsn: published }, false)),
         };
         let state = core
             .ctl
@@ -195,7 +198,7 @@ impl Participant {
                 .into()
             });
         }
-        Ok(ring.published.load(Ordering::Acquire))
+        Ok(load_lsn(ring.published, Ordering::Acquire))
     }
 
     /// The greatest LSN such that every delta ahead of it is applied to its page (PROTOCOL A3, D1).
@@ -208,7 +211,7 @@ impl Participant {
             .ctl
             .participants_used()
             .iter()
-            .map(|s| s.hold.load(Ordering::Acquire))
+            .map(|s| load_lsn(&s.hold, Ordering::Acquire))
             .filter(|h| *h != 0)
             .min();
         Ok(least.map_or(published, |h| h.min(published)))

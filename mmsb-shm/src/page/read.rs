@@ -472,6 +472,14 @@ impl Participant {
                 Ok(())
             }
             Holder::Nobody => {
+                if begin.elapsed() >= self.config.timeout {
+                    // Writers leave a page even before they leave it, recoverers too.
+                    return Err(Corrupt {
+                        what: "sequence word of a page that nobody writes",
+                        offset: page.entry().block().offset(),
+                    }
+                    .into());
+                }
                 std::thread::yield_now();
                 Ok(())
             }

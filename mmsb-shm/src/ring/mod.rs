@@ -162,6 +162,8 @@ impl<'a> Ring<'a> {
                 if at + u64::from(slots) > guess.limit {
                     // The guess may be far behind; look before saying that the ring is full.
                     match self.hop(guess) {
+                        // No ring ends so far out: waiting for room there would be for ever.
+                        Hop::End if at >= LSN_MAX => return Claim::Bad(at),
                         Hop::End => return Claim::Full(at),
                         Hop::On => continue,
                         Hop::Bad => return Claim::Bad(at),

@@ -36,7 +36,7 @@ enum Mode {
 }
 
 impl Mode {
-    fn run(&self, operation: impl FnOnce()) {
+    fn run(&self, begins_itself: bool, operation: impl FnOnce()) {
         match self {
             Mode::Trace => {
                 let ((), steps) = trace(operation);
@@ -49,7 +49,9 @@ impl Mode {
                 disarm();
             }
             Mode::Ptrace => {
-                region_begin();
+                if !begins_itself {
+                    region_begin();
+                }
                 operation();
                 region_end();
             }
@@ -72,15 +74,17 @@ fn main() {
     match name.as_str() {
         "create" => {
             let config: BusConfig = scenario::config(scenario::SMALL_RING);
-            mode.run(|| drop(Core::create(&dir, BUS, &config).expect("to create")));
+            mode.run(false, || {
+                drop(Core::create(&dir, BUS, &config).expect("to create"))
+            });
         }
-        "unlink" => mode.run(|| segment::unlink(&dir, BUS).expect("to unlink")),
+        "unlink" => mode.run(false, || segment::unlink(&dir, BUS).expect("to unlink")),
         "recover" => {
             let core = scenario::attach(&dir);
             let p = scenario::join(&core, "recoverer");
             spawn::say("joined");
             wait_for_line();
-            mode.run(|| {
+            mode.run(false, || {
                 p.recover_all().expect("to recover");
             });
         }
@@ -98,7 +102,7 @@ fn main() {
                 core: Arc::clone(&core),
                 mark: &mark,
             };
-            mode.run(|| op.act(&actor, &mut stage));
+            mode.run(op.begins_itself(), || op.act(&actor, &mut stage));
             mark();
         }
     }

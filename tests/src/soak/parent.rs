@@ -131,7 +131,21 @@ struct Phase<'a> {
     slots: usize,
 }
 
-/// Steps at which a death leaves each kind of state, and those of recovery itself.
+/// Steps of every commit: a death leaves a claim, a READY record, an odd page, a lock.
+const COMMIT_STEPS: &[&str] = &[
+    "commit.claimed",
+    "commit.held",
+    "commit.written",
+    "commit.ready",
+    "commit.ready",
+    "commit.odd",
+    "commit.copied",
+    "commit.lsn",
+    "commit.locked",
+    "transaction.odd",
+];
+
+/// Steps at which a death leaves something else, or less often.
 const STEPS: &[&str] = &[
     "commit.locked",
     "commit.claimed",
@@ -296,15 +310,20 @@ impl<'a> Phase<'a> {
     /// A worker, perhaps with a step to die or stop at.
     fn spawn_any(&mut self, slot: usize) -> io::Result<()> {
         let pick = |rng: &mut Rng, from: &[&'static str]| *rng.pick(from).unwrap_or(&"");
-        let armed = match self.rng.below(10) {
-            0..3 => Some((pick(&mut self.rng, STEPS), self.rng.below(300), "kill")),
-            3..6 => Some((
+        let armed = match self.rng.below(12) {
+            0..4 => Some((
+                pick(&mut self.rng, COMMIT_STEPS),
+                self.rng.below(60),
+                "kill",
+            )),
+            4..6 => Some((pick(&mut self.rng, STEPS), self.rng.below(300), "kill")),
+            6..9 => Some((
                 pick(&mut self.rng, RECOVERY_STEPS),
                 self.rng.below(2),
                 "kill",
             )),
-            6 => Some(("", self.rng.below(20_000), "kill")),
-            7 => Some((pick(&mut self.rng, STEPS), self.rng.below(300), "stop")),
+            9 => Some(("", self.rng.below(20_000), "kill")),
+            10 => Some((pick(&mut self.rng, STEPS), self.rng.below(300), "stop")),
             _ => None,
         };
         self.spawn(slot, armed)
