@@ -572,7 +572,7 @@ impl Participant {
             held.block
                 .header
                 .seq
-                .store(even + (k << 1), Ordering::Relaxed);
+                .store(even.wrapping_add(k << 1), Ordering::Relaxed);
         }
         self.publish(first, slots as u32);
         {
