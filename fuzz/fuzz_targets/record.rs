@@ -1,9 +1,6 @@
 //! Arbitrary bytes as the record of a dead participant, under followers, an observer and recovery.
 #![no_main]
 
-#[path = "../src/entry.rs"]
-mod entry;
-
 use libfuzzer_sys::fuzz_target;
 
 // Input: length in ring slots, state, then what follows the stamp.

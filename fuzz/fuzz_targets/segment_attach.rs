@@ -1,9 +1,6 @@
 //! Arbitrary header bytes of both objects, then attach, observe, read, follow.
 #![no_main]
 
-#[path = "../src/entry.rs"]
-mod entry;
-
 use libfuzzer_sys::fuzz_target;
 
 // Input: eight bytes of seed, then patches of six bytes: where (top bit: in `.ctl`) and a 32-bit value. Whole headers

@@ -250,7 +250,8 @@ impl Watch {
         }
     }
 
-    /// Nothing is left to take ahead of `position`: the descriptor becomes unreadable until there is.
+    /// Nothing is left to take ahead of `position`: the descriptor becomes unreadable until there is. The caller looks at
+    /// the ring once more behind this.
     pub(crate) fn arm(&self, position: u64) -> Result<()> {
         if let Some(fd) = &self.entry.fd {
             let mut count = [0u8; 8];
@@ -267,10 +268,6 @@ impl Watch {
         };
         if !heard {
             self.helper.kick();
-        }
-        if self.entry.core.pages.ahead(position) == Ahead::Something {
-            lock(&self.entry.state).armed = None;
-            self.entry.signal()?;
         }
         Ok(())
     }

@@ -419,8 +419,9 @@ impl Subscription<'_> {
         self.bus.participant().check_fork()?;
         if self.watch.as_ref().is_none_or(|w| !w.has_fd()) {
             let watch = Watch::with_fd(self.bus.core())?;
-            watch.arm(self.follower.position())?;
-            if self.is_due() {
+            let position = self.follower.position();
+            watch.arm(position)?;
+            if self.is_due() || self.bus.shared().ahead(position) == Ahead::Something {
                 watch.signal()?;
             }
             self.watch = Some(watch);

@@ -314,6 +314,8 @@ fn transactions_of_many_threads_lose_no_money() {
                         bus.transaction(|tx| {
                             let a = tx.read::<i64>(&pages[from])?;
                             let b = tx.read::<i64>(&pages[to])?;
+                            // The others get in between, so that reads do go stale.
+                            std::thread::yield_now();
                             tx.set(&pages[from], &(a - 1))?;
                             tx.set(&pages[to], &(b + 1))
                         })

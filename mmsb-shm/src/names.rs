@@ -83,11 +83,11 @@ pub struct SourceInfo {
     pub since_ns: u64,
 }
 
-fn hash_name(name: &str) -> u64 {
+pub(crate) fn hash_name(name: &str) -> u64 {
     mix(fnv1a64(name.as_bytes()))
 }
 
-fn hash_id(id: PageId) -> u64 {
+pub(crate) fn hash_id(id: PageId) -> u64 {
     mix(id.to_u64() ^ 0x9e37_79b9_7f4a_7c15)
 }
 
@@ -224,7 +224,7 @@ fn has_room(table: &[AtomicU64], hash: u64, entries: usize) -> bool {
 }
 
 /// Stores an entry; nothing if it is there already. The caller holds the name lock, or recovers one who does.
-fn insert(table: &[AtomicU64], hash: u64, entry: NameEntry) -> bool {
+pub(crate) fn insert(table: &[AtomicU64], hash: u64, entry: NameEntry) -> bool {
     let mut free = None;
     for e in probe(table, hash) {
         // Relaxed: only holders of the name lock write.
@@ -247,7 +247,7 @@ fn insert(table: &[AtomicU64], hash: u64, entry: NameEntry) -> bool {
 }
 
 /// Removes an entry, if it is there.
-fn remove(table: &[AtomicU64], hash: u64, entry: NameEntry) {
+pub(crate) fn remove(table: &[AtomicU64], hash: u64, entry: NameEntry) {
     let mask = table.len() - 1;
     for i in 0..table.len() {
         let at = (hash as usize).wrapping_add(i) & mask;
@@ -410,7 +410,7 @@ impl Pages {
             .ok_or_else(|| PageError::NoSuchName(name.to_owned()))
     }
 
-    fn find_cold(&self, id: PageId) -> Result<Option<(Cold, BlockRef)>, PageError> {
+    pub(crate) fn find_cold(&self, id: PageId) -> Result<Option<(Cold, BlockRef)>, PageError> {
         let hash = hash_id(id);
         self.look_up(
             hash,
@@ -755,7 +755,7 @@ impl Participant {
         })
     }
 
-    fn prepare_cold(
+    pub(crate) fn prepare_cold(
         &self,
         id: PageId,
         cold: &Cold,

@@ -287,3 +287,6 @@ fn wake_all(core: &Core) {
     doorbell::wake(&h.owner_bell, &h.owner_sleepers, u32::MAX);
     doorbell::wake(&core.pages.header().doorbell, &h.sleepers, u32::MAX);
 }
+
+#[cfg(test)]
+mod tests;

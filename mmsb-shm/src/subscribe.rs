@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::BlockRef;
-use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
+use crate::layout::ring::{Kind, RecordFlags, RecordHead, SLOT_BYTES, SlotState, Stamp, slots_for};
 use crate::names::Cold;
 use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
@@ -125,7 +125,7 @@ pub struct Follower {
     mask: u32,
     strategy: WaitStrategy,
     scratch: Vec<u8>,
-    heads: Vec<(u64, RecordHead, usize)>,
+    heads: Vec<(u64, RecordHead)>,
     missed: u64,
     /// When a claimed record was first met at the present position.
     waiting_since: Option<(u64, Instant)>,
@@ -218,16 +218,19 @@ impl Follower {
     ) -> Result<Polled, PageError> {
         let ring = pages.ring();
         let mut delivered = 0;
+        let mut clock = None;
         let begin = self.position;
         let result = loop {
             if delivered >= max {
                 break Polled::Deltas(delivered);
             }
             match ring.look(self.position) {
-                Seen::Ready(stamp) => match self.take_group(pages, &ring, stamp, &mut f)? {
-                    Some(n) => delivered += n,
-                    None => break self.lapped(&ring),
-                },
+                Seen::Ready(stamp) => {
+                    match self.take_group(pages, &ring, stamp, &mut clock, &mut f)? {
+                        Some(n) => delivered += n,
+                        None => break self.lapped(&ring),
+                    }
+                }
                 Seen::Padding(stamp) => {
                     // The floor is looked at as for any record: a stale lap's padding must not move us astray.
                     if !ring.is_intact(self.position) {
@@ -284,13 +287,19 @@ impl Follower {
         pages: &Pages,
         ring: &Ring<'_>,
         stamp: Stamp,
+        clock: &mut Option<Clock>,
         f: &mut impl FnMut(&Delta<'_>),
     ) -> Result<Option<usize>, PageError> {
         let lsn = self.position;
         let end = lsn + u64::from(stamp.slots());
-        self.scratch.clear();
+        // A record's body is copied by whole slots, which is less than 64 bytes a slot.
+        let needed = stamp.slots() as usize * SLOT_BYTES as usize;
+        if self.scratch.len() < needed {
+            self.scratch.resize(needed, 0);
+        }
         self.heads.clear();
         let mut at = lsn;
+        let mut start = 0;
         while at < end {
             let head = record::read_head(ring, at);
             let slots = match record::checked_slots(&head, at, end - at) {
@@ -303,10 +312,22 @@ impl Follower {
                     };
                 }
             };
-            let start = self.scratch.len();
-            record::read_body(ring, at, &head, &mut self.scratch);
-            self.heads.push((at, head, start));
+            start = match self.scratch.get_mut(start..) {
+                Some(out) => start + record::read_body_padded(ring, at, slots, out),
+                None => start,
+            };
             at += slots;
+            if at == end && self.heads.is_empty() {
+                // One record, the commonest group: no list of heads.
+                if !ring.is_intact(lsn) {
+                    return Ok(None);
+                }
+                let delta = delta(pages, clock, lsn, end, &head, &self.scratch, 0)?;
+                f(&delta);
+                self.position = end;
+                return Ok(Some(1));
+            }
+            self.heads.push((at - slots, head));
             if at < end {
                 let inner = Stamp(ring.slot(at).stamp.load(Ordering::Relaxed));
                 if inner.state() != SlotState::Inner || inner.lap() != ring.lap(at) {
@@ -324,30 +345,10 @@ impl Follower {
         if !ring.is_intact(lsn) {
             return Ok(None);
         }
-        for (at, head, start) in &self.heads {
-            let body = &self.scratch[*start..*start + head.body as usize];
-            let bad = Corrupt {
-                what: "record",
-                offset: *at,
-            };
-            let kind = Kind::from_byte(head.kind).ok_or(bad)?;
-            let parts = record::parts(head, body).ok_or(bad)?;
-            f(&Delta {
-                lsn: *at,
-                group_end: end,
-                page: PageId {
-                    index: head.index,
-                    generation: head.generation,
-                },
-                kind,
-                source: head.source,
-                time_ns: full_time(pages, head.time),
-                cause: parts.cause,
-                transaction: head.flags & RecordFlags::TRANSACTION != 0,
-                offset: head.offset,
-                payload: parts.payload,
-                block: parts.new_block,
-            });
+        let mut start = 0;
+        for (at, head) in &self.heads {
+            f(&delta(pages, clock, *at, end, head, &self.scratch, start)?);
+            start += record::padded(slots_for(head.body as usize));
         }
         self.position = end;
         Ok(Some(self.heads.len()))
@@ -428,18 +429,74 @@ impl Follower {
     }
 }
 
-/// A record's time, made whole: the low 32 bits count units of 2^20 ns since the bus was created; the rest follows
-/// from now, because no record is 26 days old or from the future.
-fn full_time(pages: &Pages, low: u32) -> u64 {
-    let created = pages.header().created_ns.load(Ordering::Relaxed);
-    let now = clock::coarse_realtime_ns().saturating_sub(created) >> TIME_SHIFT;
-    let near = now & !0xffff_ffff | u64::from(low);
-    let units = if near > now + (1 << 31) {
-        near.saturating_sub(1 << 32)
-    } else {
-        near
+/// What makes a record's time whole, read once for all that one poll delivers.
+#[derive(Clone, Copy)]
+struct Clock {
+    created: u64,
+    /// Now, in units since the bus was created.
+    now: u64,
+}
+
+impl Clock {
+    #[inline]
+    fn read(pages: &Pages) -> Clock {
+        let created = pages.header().created_ns.load(Ordering::Relaxed);
+        Clock {
+            created,
+            now: clock::coarse_realtime_ns().saturating_sub(created) >> TIME_SHIFT,
+        }
+    }
+
+    /// The low 32 bits of a time count units of 2^20 ns since the bus was created; the rest follows from now, because
+    /// no record is 26 days old or from the future.
+    #[inline(always)]
+    fn full(self, low: u32) -> u64 {
+        let near = self.now & !0xffff_ffff | u64::from(low);
+        let units = if near > self.now + (1 << 31) {
+            near.saturating_sub(1 << 32)
+        } else {
+            near
+        };
+        self.created.wrapping_add(units << TIME_SHIFT)
+    }
+}
+
+/// The delta of the record at `at`, whose copied body starts at `start` of `scratch`.
+#[inline(always)]
+fn delta<'a>(
+    pages: &Pages,
+    clock: &mut Option<Clock>,
+    at: u64,
+    group_end: u64,
+    head: &RecordHead,
+    scratch: &'a [u8],
+    start: usize,
+) -> Result<Delta<'a>, PageError> {
+    let bad = Corrupt {
+        what: "record",
+        offset: at,
     };
-    created.wrapping_add(units << TIME_SHIFT)
+    let body = scratch.get(start..start + head.body as usize).ok_or(bad)?;
+    let kind = Kind::from_byte(head.kind).ok_or(bad)?;
+    let parts = record::parts(head, body).ok_or(bad)?;
+    Ok(Delta {
+        lsn: at,
+        group_end,
+        page: PageId {
+            index: head.index,
+            generation: head.generation,
+        },
+        kind,
+        source: head.source,
+        time_ns: clock
+            .get_or_insert_with(|| Clock::read(pages))
+            .full(head.time),
+        cause: parts.cause,
+        transaction: head.flags & RecordFlags::TRANSACTION != 0,
+        offset: head.offset,
+        payload: parts.payload,
+        block: parts.new_block,
+    })
 }
 
 impl Pages {
@@ -629,6 +686,15 @@ impl Participant {
         f: impl FnMut(&Delta<'_>),
     ) -> Result<Polled, PageError> {
         let polled = follower.poll(&self.core.pages, max, f)?;
+        if let Polled::Deltas(_) = polled {
+            // Right behind records of this ring stands a boundary of it: the next claim need not walk over what was
+            // polled. (Other positions are only what somebody said, and a claim must not trust them.)
+            let mut guess = self.guess.get();
+            if follower.position > guess.tail {
+                guess.tail = follower.position;
+                self.guess.set(guess);
+            }
+        }
         match polled {
             Polled::Waiting { .. }
                 // Most claims are finished within nanoseconds; look closer only at one that stays.

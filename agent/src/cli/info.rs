@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mmsb::schema::Schema;
 use mmsb::{BusInfo, Inspection, PageInfo, Stats};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::exit::{Code, Failure};
@@ -40,36 +41,110 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
     }
 }
 
+/// What is shown of a bus.
+struct Seen {
+    info: BusInfo,
+    pages: u64,
+    names: u64,
+    /// Living participants and subscriptions; `None` for who may only observe.
+    attached: Option<(usize, usize)>,
+    classes: Vec<Class>,
+    floor_lsn: u64,
+    end_lsn: u64,
+}
+
+/// Use of one size class of page memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Class {
+    /// Payload bytes of a block.
+    pub payload: u64,
+    /// Slabs of 2 MiB.
+    pub slabs: u32,
+    /// Blocks in them.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Blocks that wait to be free.
+    pub pending: u64,
+}
+
+impl Seen {
+    /// As a participant would see it, or else as an observer does.
+    fn of(bus: &str, context: &Context) -> Result<Seen, Failure> {
+        match Inspection::of(&context.dir, bus) {
+            Ok(Inspection { info, stats, .. }) => Ok(Seen {
+                pages: stats.pages,
+                names: stats.names,
+                attached: Some((
+                    stats.participants.iter().filter(|p| p.alive).count(),
+                    stats.cursors.len(),
+                )),
+                classes: classes_of(&stats),
+                floor_lsn: stats.floor_lsn,
+                end_lsn: stats.end_lsn,
+                info,
+            }),
+            Err(error) => {
+                let failure = Failure::from(error);
+                if failure.code != Code::Permission {
+                    return Err(failure);
+                }
+                let observer = context.bus(bus).observe()?;
+                let ring = observer.ring();
+                let class_use = observer.shared().class_use();
+                Ok(Seen {
+                    info: observer.info()?,
+                    pages: observer.all_pages()?.len() as u64,
+                    names: observer.pages("")?.len() as u64,
+                    attached: None,
+                    classes: class_use
+                        .into_iter()
+                        .map(|class| Class {
+                            payload: class.payload,
+                            slabs: class.slabs,
+                            blocks: class.blocks,
+                            free: class.free,
+                            pending: class.pending,
+                        })
+                        .collect(),
+                    floor_lsn: ring.floor,
+                    end_lsn: ring.end,
+                })
+            }
+        }
+    }
+}
+
 fn bus_info(bus: &str, context: &mut Context) -> Result<Code, Failure> {
-    let inspection = Inspection::of(&context.dir, bus)?;
-    let (info, stats) = (&inspection.info, &inspection.stats);
+    let seen = Seen::of(bus, context)?;
     if context.json {
-        let classes =
-            serde_json::to_value(&stats.classes).map_err(|e| Failure::problem(e.to_string()))?;
         let value = json!({
-            "bus": bus_json(info),
-            "pages": stats.pages,
-            "names": stats.names,
-            "classes": classes,
-            "end_lsn": stats.end_lsn,
-            "floor_lsn": stats.floor_lsn,
+            "bus": bus_json(&seen.info),
+            "pages": seen.pages,
+            "names": seen.names,
+            "participants": seen.attached.map(|(participants, _)| participants),
+            "subscriptions": seen.attached.map(|(_, subscriptions)| subscriptions),
+            "classes": seen.classes,
+            "end_lsn": seen.end_lsn,
+            "floor_lsn": seen.floor_lsn,
         });
         context.document(&value)?;
         return Ok(Code::Ok);
     }
-    for (name, text) in lines(info, stats) {
+    for (name, text) in lines(&seen) {
         context.line(format!("{name:<13} {text}"))?;
     }
-    if !stats.classes.is_empty() {
+    if !seen.classes.is_empty() {
         context.line("")?;
-        context.table(&classes(stats))?;
-        context.line("Memory stays in its class for the life of the bus.")?;
+        context.table(&classes_table(&seen.classes))?;
+        context.line("Memory stays in its class until a whole slab of 2 MiB is empty.")?;
     }
     Ok(Code::Ok)
 }
 
-fn lines(info: &BusInfo, stats: &Stats) -> Vec<(&'static str, String)> {
-    vec![
+fn lines(seen: &Seen) -> Vec<(&'static str, String)> {
+    let info = &seen.info;
+    let mut lines = vec![
         ("bus", format!("{} in {}", info.name, info.dir.display())),
         (
             "id",
@@ -80,9 +155,9 @@ fn lines(info: &BusInfo, stats: &Stats) -> Vec<(&'static str, String)> {
             "pages",
             format!(
                 "{} of {}, {} of {} names",
-                count(stats.pages),
+                count(seen.pages),
                 count(info.pages_max.into()),
-                count(stats.names),
+                count(seen.names),
                 count(info.names_max.into())
             ),
         ),
@@ -104,21 +179,9 @@ fn lines(info: &BusInfo, stats: &Stats) -> Vec<(&'static str, String)> {
                 "{}, {} slots of 64 B; LSN {} to {}",
                 bytes(info.ring_bytes),
                 count(info.ring_slots.into()),
-                stats.floor_lsn,
-                stats.end_lsn
+                seen.floor_lsn,
+                seen.end_lsn
             ),
-        ),
-        (
-            "participants",
-            format!(
-                "{} of {}",
-                stats.participants.iter().filter(|p| p.alive).count(),
-                info.participants_max
-            ),
-        ),
-        (
-            "subscriptions",
-            format!("{} of {}", stats.cursors.len(), info.cursors_max),
         ),
         (
             "mode",
@@ -127,11 +190,34 @@ fn lines(info: &BusInfo, stats: &Stats) -> Vec<(&'static str, String)> {
                 info.mode, info.ctl_mode, info.uid, info.gid
             ),
         ),
-    ]
+    ];
+    if let Some((participants, subscriptions)) = seen.attached {
+        lines.push((
+            "participants",
+            format!("{participants} of {}", info.participants_max),
+        ));
+        lines.push((
+            "subscriptions",
+            format!("{subscriptions} of {}", info.cursors_max),
+        ));
+    }
+    lines
 }
 
 /// Page memory by size class.
-pub fn classes(stats: &Stats) -> Table {
+pub fn classes_of(stats: &Stats) -> Vec<Class> {
+    let classes = stats.classes.iter().map(|class| Class {
+        payload: class.payload,
+        slabs: class.slabs,
+        blocks: class.blocks,
+        free: class.free,
+        pending: class.pending,
+    });
+    classes.collect()
+}
+
+/// Page memory by size class, as a table.
+pub fn classes_table(classes: &[Class]) -> Table {
     let mut table = Table::new(&[
         ("class", Align::Right),
         ("slabs", Align::Right),
@@ -141,7 +227,7 @@ pub fn classes(stats: &Stats) -> Table {
         ("free", Align::Right),
         ("pending", Align::Right),
     ]);
-    for class in &stats.classes {
+    for class in classes {
         table.row([
             bytes(class.payload),
             class.slabs.to_string(),

@@ -47,6 +47,9 @@ Exit codes:
   7  damaged, cut short, or made by another version
   8  a bus or page of this name exists already
 
+Errors are one line on standard error, `mmsb: ...`; with --json an object there:
+  {\"error\":{\"code\":4,\"message\":\"...\",\"name\":\"no_bus\"}}
+
 Environment:
   MMSB_DIR  directory of the buses (default /dev/shm)
   NO_COLOR  no colours

@@ -4,7 +4,7 @@ use mmsb::{Inspection, Stats};
 
 use super::Context;
 use super::exit::{Code, Failure};
-use super::info::{age, classes};
+use super::info::{age, classes_of, classes_table};
 use super::table::{Align, Table, bytes, count};
 
 const EXAMPLES: &str = "\
@@ -54,14 +54,18 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
         stats.end_lsn
     ))?;
     context.line("")?;
-    context.table(&participants(&stats))?;
+    if stats.participants.is_empty() {
+        context.line("no participants")?;
+    } else {
+        context.table(&participants(&stats))?;
+    }
     if !stats.cursors.is_empty() {
         context.line("")?;
         context.table(&cursors(&stats))?;
     }
     if !stats.classes.is_empty() {
         context.line("")?;
-        context.table(&classes(&stats))?;
+        context.table(&classes_table(&classes_of(&stats)))?;
     }
     let mut counters = Table::new(&[("counter", Align::Left), ("value", Align::Right)]);
     let sums = [("waits", stats.waits), ("retries", stats.retries)];

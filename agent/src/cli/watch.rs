@@ -188,6 +188,8 @@ struct Watch<'b, 'c> {
     context: &'c mut Context,
     known: HashMap<PageId, Known>,
     sources: HashMap<u16, String>,
+    /// Images that were shown ahead of the feed hold the deltas up to here.
+    held: HashMap<PageId, u64>,
     deltas: u64,
 }
 
@@ -198,12 +200,14 @@ impl<'b, 'c> Watch<'b, 'c> {
             context,
             known: HashMap::new(),
             sources: HashMap::new(),
+            held: HashMap::new(),
             deltas: 0,
         }
     }
 
     fn begin(&mut self, images: Vec<PageImage>) -> Result<(), Failure> {
         for image in images {
+            self.held.insert(image.id, image.version.lsn);
             self.image(&image)?;
         }
         Ok(())
@@ -292,6 +296,13 @@ impl<'b, 'c> Watch<'b, 'c> {
     }
 
     fn delta(&mut self, delta: &OwnedDelta) -> Result<(), Failure> {
+        if self
+            .held
+            .get(&delta.page)
+            .is_some_and(|held| delta.lsn <= *held)
+        {
+            return Ok(());
+        }
         let side = &self.side;
         let source = self
             .sources

@@ -25,8 +25,10 @@ pub struct Facts {
     pub stops: u64,
     /// Processes that said nothing for too long, or did not end.
     pub stuck: Vec<String>,
-    /// Errors of processes, and ends that nobody asked for.
+    /// Errors of processes, and ends that nobody asked for; each kind once.
     pub failures: Vec<String>,
+    /// How many of them there were.
+    pub failure_count: u64,
     /// Acknowledged deltas that the successor of a killed process did not find.
     pub regressed: u64,
     /// Lines that no process writes.
@@ -40,6 +42,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Notes an error.
+    pub fn fail(&mut self, message: String) {
+        self.failure_count += 1;
+        if !self.failures.contains(&message) {
+            self.failures.push(message);
+        }
+    }
+
     /// Processes killed.
     pub fn kills(&self) -> u64 {
         self.kills_of_writers + self.kills_of_publishers
@@ -412,7 +422,7 @@ mod tests {
             |_, observed, _| observed.last[2] = 9,
             |facts, _, _| facts.regressed = 1,
             |facts, _, _| facts.stuck.push("writer 0".into()),
-            |facts, _, _| facts.failures.push("writer 0 ended".into()),
+            |facts, _, _| facts.fail("writer 0 ended".into()),
             |facts, _, _| facts.strange_lines = 1,
             |_, observed, _| observed.torn = 1,
             |_, _, followed| followed.faults.holes = 1,

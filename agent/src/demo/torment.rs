@@ -22,6 +22,8 @@ use super::report::{Facts, Report};
 pub const PUBLISHERS: usize = 2;
 /// Silence of a process that is not stopped, after which it is called stuck.
 const STUCK: Duration = Duration::from_secs(20);
+/// Processes that may fail before the demo gives up.
+const FAILURES_MAX: u64 = 20;
 /// Pause between two looks at the processes and two pictures on the screen.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -340,9 +342,11 @@ impl Tormentor<'_> {
             worker.kill();
             self.listen();
             if !why.is_empty() {
-                self.facts.failures.push(why);
+                self.facts.fail(why);
             }
-            if matches!(role, Role::Follow | Role::Observe) || self.facts.failures.len() > 100 {
+            if matches!(role, Role::Follow | Role::Observe)
+                || self.facts.failure_count > FAILURES_MAX
+            {
                 return Err(Failure::problem(format!(
                     "the demo cannot go on: {}",
                     self.facts.failures.join("; ")
@@ -401,7 +405,7 @@ impl Tormentor<'_> {
                     worker.is_ready = true;
                 }
             }
-            Message::Failed { message } => self.facts.failures.push(message),
+            Message::Failed { message } => self.facts.fail(message),
             Message::Observed(observed) => self.observed = observed,
             Message::Followed(followed) => self.followed = followed,
         }

@@ -217,7 +217,7 @@ fn draw_torment(frame: &mut Frame<'_>, area: Rect, picture: &Picture<'_>) {
             Span::raw(format!("{} recovered, stuck ", r.all)),
             must_be_zero(picture.facts.stuck.len() as u64),
             Span::raw("  failed "),
-            must_be_zero(picture.facts.failures.len() as u64),
+            must_be_zero(picture.facts.failure_count),
         ]),
     ];
     frame.render_widget(

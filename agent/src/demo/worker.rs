@@ -96,14 +96,15 @@ pub fn run(assignment: &Assignment) -> Result<(), Failure> {
         Role::Write(writer) => write(assignment, &cast, writer, &mut parent),
         Role::Publish(publisher) => publish(assignment, &cast, publisher, &mut parent),
     };
-    result.inspect_err(|failure| {
-        if failure.code != Code::Ok {
-            // The exit status says it, if the pipe cannot.
-            let _ = parent.send(&Message::Failed {
-                message: format!("{role}: {}", failure.message),
-            });
-        }
-    })
+    let mut told = |failure: &Failure| {
+        let message = format!("{role}: {}", failure.message);
+        parent.send(&Message::Failed { message }).is_ok()
+    };
+    match result {
+        // The parent will say it; two voices would say it twice.
+        Err(failure) if told(&failure) => Err(Failure::new(failure.code, "")),
+        result => result,
+    }
 }
 
 fn set_up(assignment: &Assignment, cast: &Cast) -> Result<(), Failure> {
@@ -114,11 +115,20 @@ fn set_up(assignment: &Assignment, cast: &Cast) -> Result<(), Failure> {
         .pages_max(1024)
         .names_max(1024)
         .create()?;
+    make_pages(&bus, assignment, cast).inspect_err(|_| {
+        // Half a bus is of no use; that it cannot be removed is the smaller trouble.
+        let _ = Bus::unlink_in(&assignment.dir, &assignment.bus);
+    })
+}
+
+fn make_pages(bus: &Bus, assignment: &Assignment, cast: &Cast) -> Result<(), Failure> {
     let own = content::own_schema().map_err(mmsb::Error::from)?;
+    // A delta of a page with version slots must fit into a quarter of the ring; others may go through a block.
+    let fits = assignment.ring_bytes / 4 > 2 * content::OWN_BYTES as u64;
     for writer in 0..cast.writers {
         // Every other one has version slots: readers and recovery take another way there.
         let spec = PageSpec::with_schema(&own).name(&own_page(writer));
-        bus.create_page(if writer % 2 == 1 {
+        bus.create_page(if fits && writer % 2 == 1 {
             spec.versions(4)
         } else {
             spec

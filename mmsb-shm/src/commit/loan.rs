@@ -155,7 +155,7 @@ impl Participant {
         header
             .shape
             .store(held.class | SHAPE_LOANED, Ordering::Relaxed);
-        header.seq.store(even + 2, Ordering::Relaxed);
+        header.seq.store(even.wrapping_add(2), Ordering::Relaxed);
         let mut body = [0u8; 24];
         let (mut flags, mut at) = (RecordFlags::BLOCK, 0);
         if cause != 0 {

