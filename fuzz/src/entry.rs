@@ -445,13 +445,13 @@ impl Live {
                 }
             }
             11 => {
-                if let Some(p) = page {
-                    if let Ok(mut loan) = by.loan(&p) {
-                        if let Some(b) = loan.first_mut() {
-                            *b = 1;
-                        }
-                        let _ = loan.publish(0);
+                if let Some(p) = page
+                    && let Ok(mut loan) = by.loan(&p)
+                {
+                    if let Some(b) = loan.first_mut() {
+                        *b = 1;
                     }
+                    let _ = loan.publish(0);
                 }
             }
             12 => {
@@ -546,10 +546,10 @@ impl Live {
                 }
             }
             _ => {
-                if let Ok(follower) = by.follow(rng.below(2) == 0) {
-                    if self.followers.len() < 3 {
-                        self.followers.push(follower);
-                    }
+                if let Ok(follower) = by.follow(rng.below(2) == 0)
+                    && self.followers.len() < 3
+                {
+                    self.followers.push(follower);
                 }
             }
         }

@@ -875,3 +875,122 @@ fn a_corrupt_redo_is_reported_and_its_page_stays_locked() {
         assert_eq!(header.seq.load(Ordering::Relaxed), 2, "untouched");
     }
 }
+
+#[test]
+fn a_claim_of_the_living_is_not_padded_for_the_dead() {
+    let bus = Bus::new();
+    let page = bus.page(1);
+    let (d, alive) = (join(&bus.core, "d"), join(&bus.core, "alive"));
+    lock(&d, &page);
+    let lsn = alive.claim(1).unwrap().unwrap();
+    d.claim(1).unwrap().unwrap();
+    die(d);
+    assert_eq!(bus.survivor.recover_all(), Ok(1));
+    let seen = bus.core.pages.ring().look(lsn);
+    assert!(matches!(seen, Seen::Claimed(s) if s.is_by(alive.me)));
+    let seen = bus.core.pages.ring().look(lsn + 1);
+    assert!(matches!(seen, Seen::Padding(_)));
+}
+
+#[test]
+fn every_slot_of_a_record_carries_a_stamp_of_its_lap() {
+    let bus = Bus::new();
+    let new = NewPage {
+        size: 400,
+        ..NewPage::default()
+    };
+    let page = bus.survivor.create_page(&new).unwrap();
+    let page = bus.core.pages.resolve(page).unwrap();
+    // Bytes that would be a stamp: READY, one slot, of this lap.
+    let ring = bus.core.pages.ring();
+    let lap = ring.lap(ring.end());
+    let forged = Stamp::new(lap, 1, bus.survivor.me, SlotState::Ready);
+    let lsn = bus
+        .survivor
+        .patch(&page, 0, &forged.0.to_le_bytes().repeat(40))
+        .unwrap();
+    for at in lsn + 1..lsn + slots_for(320) {
+        let stamp = Stamp(ring.slot(at).stamp.load(Ordering::Relaxed));
+        assert_eq!((stamp.lap(), stamp.state()), (lap, SlotState::Continuation));
+        assert_eq!(ring.look(at), Seen::Bad, "no boundary inside a record");
+    }
+}
+
+#[test]
+fn blocks_that_were_only_hints_of_the_dead_are_swept_before_the_bus_grows() {
+    let bus = Bus::new();
+    let new = NewPage {
+        size: 1 << 20,
+        ..NewPage::default()
+    };
+    // All blocks of the run are in one word of hints, which the dead one took.
+    let d = join(&bus.core, "d");
+    let id = d.create_page(&new).unwrap();
+    let slabs = || {
+        bus.core
+            .pages
+            .class_use()
+            .iter()
+            .map(|u| u.slabs)
+            .sum::<u32>()
+    };
+    let before = slabs();
+    bus.recover(die(d));
+    bus.survivor.create_page(&new).unwrap();
+    bus.survivor.destroy_page(id).unwrap();
+    assert_eq!(slabs(), before);
+}
+
+#[test]
+fn a_live_commit_that_meets_corrupt_bytes_keeps_what_it_holds_until_they_are_repaired() {
+    let bus = Bus::new();
+    let page = bus.page(1);
+    let mut d = join(&bus.core, "d");
+    d.set_timeout(std::time::Duration::from_millis(20));
+    let ours = bus.core.pages.resolve(page.id()).unwrap();
+    let header = page.block().header;
+    header.size.store(8, Ordering::Release);
+    let change = crate::Change::Ranges {
+        page: &ours,
+        ranges: &[(0, 2), (50, 2)],
+        bytes: &[1, 2, 3, 4],
+    };
+    let lsn = bus.core.pages.end_lsn();
+    let result = d.commit(&[change], &crate::Options::default());
+    assert!(matches!(result, Err(PageError::Corrupt(_))), "{result:?}");
+    // It does nothing more, and gives nothing back: not even to those who wait.
+    let again = d.patch(&ours, 0, &[1]);
+    assert!(matches!(again, Err(PageError::Corrupt(_))), "{again:?}");
+    assert_eq!(bus.owner(&page), d.me);
+    assert_eq!(d.slot().hold.load(Ordering::Acquire), lsn);
+    assert_eq!(bus.survivor.recover_all(), Ok(0), "it lives");
+    drop(d);
+    let result = bus.survivor.recover_all();
+    assert!(matches!(result, Err(PageError::Corrupt(_))), "{result:?}");
+    // Once the bytes are right, the committed record is applied.
+    header.size.store(64, Ordering::Release);
+    assert_eq!(bus.survivor.recover_all(), Ok(1));
+    let (bytes, epoch, at) = bus.content(&page);
+    assert_eq!((&bytes[..2], &bytes[50..52]), (&[1, 2][..], &[3, 4][..]));
+    assert_eq!((epoch, at), (2, lsn));
+    bus.goes_on(&page);
+}
+
+#[test]
+fn a_garbage_owner_word_of_the_last_free_page_number_does_not_stop_creation() {
+    let bus = Bus::new();
+    let new = NewPage {
+        size: 8,
+        ..NewPage::default()
+    };
+    for _ in 0..31 {
+        bus.survivor.create_page(&new).unwrap();
+    }
+    let free = (0..32)
+        .find(|i| bus.core.pages.load_entry(*i).unwrap().block().is_none())
+        .unwrap();
+    // A life of a participant slot that was never used, under a lease.
+    let garbage = owner::word(3, 77) | owner::LEASE;
+    bus.core.ctl.owner(free).store(garbage, Ordering::Release);
+    assert_eq!(bus.survivor.create_page(&new).unwrap().index, free);
+}
