@@ -1,5 +1,6 @@
 //! Observers: read-only, registered nowhere.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -315,7 +316,7 @@ impl ObservedPage<'_> {
     /// As [`ObservedPage::read`].
     pub fn read_versioned<T: AnyBitPattern>(&self) -> Result<(T, PageVersion)> {
         check_size(&self.page, size_of::<T>())?;
-        read_value(&mut Vec::new(), |dst| self.read_range(0, dst))
+        read_value(&RefCell::default(), |dst| self.read_range(0, dst))
     }
 
     /// Copies the whole page into `dst` if it has changed since `known`; one load if it has not.

@@ -1,5 +1,6 @@
 //! Pages: handles that read and write.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use bytemuck::{AnyBitPattern, NoUninit, Pod};
@@ -163,8 +164,9 @@ pub(crate) fn check_size(page: &PageRef, wanted: usize) -> Result<()> {
 }
 
 /// Reads a value through `read`, which fills a buffer of exactly its size.
+#[inline]
 pub(crate) fn read_value<T: AnyBitPattern, V>(
-    scratch: &mut Vec<u8>,
+    scratch: &RefCell<Vec<u8>>,
     read: impl FnOnce(&mut [u8]) -> Result<V>,
 ) -> Result<(T, V)> {
     let n = size_of::<T>();
@@ -173,9 +175,10 @@ pub(crate) fn read_value<T: AnyBitPattern, V>(
         let version = read(&mut buffer[..n])?;
         return Ok((bytemuck::pod_read_unaligned(&buffer[..n]), version));
     }
+    let mut scratch = scratch.borrow_mut();
     scratch.resize(n, 0);
-    let version = read(scratch)?;
-    Ok((bytemuck::pod_read_unaligned(scratch), version))
+    let version = read(&mut scratch)?;
+    Ok((bytemuck::pod_read_unaligned(&scratch), version))
 }
 
 impl<'b> Page<'b> {
@@ -316,9 +319,7 @@ impl<'b> Page<'b> {
     #[inline]
     pub fn read_versioned<T: AnyBitPattern>(&self) -> Result<(T, PageVersion)> {
         check_size(&self.page, size_of::<T>())?;
-        read_value(&mut self.bus.scratch.borrow_mut(), |buffer| {
-            self.read_range(0, buffer)
-        })
+        read_value(&self.bus.scratch, |buffer| self.read_range(0, buffer))
     }
 
     /// Copies the whole page into `dst` if it has changed since `known`; one load if it has not.

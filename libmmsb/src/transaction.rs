@@ -1,5 +1,6 @@
 //! Transactions: writes staged in private memory, committed all or nothing.
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -168,8 +169,8 @@ impl Transaction<'_> {
     /// [`PageError::WrongSize`]; as any read; [`Error::Conflict`], which means that the closure will run again: return it.
     pub fn read<T: AnyBitPattern>(&mut self, page: &Page<'_>) -> Result<T> {
         check_size(&page.page, size_of::<T>())?;
-        let mut scratch = Vec::new();
-        read_value(&mut scratch, |dst| self.read_range(page, 0, dst)).map(|(value, ())| value)
+        read_value(&RefCell::default(), |dst| self.read_range(page, 0, dst))
+            .map(|(value, ())| value)
     }
 
     /// The whole page, with what this transaction staged.
