@@ -221,6 +221,20 @@ pub fn futex_wake_ns_on(cpus: (usize, usize), wakes: u32) -> io::Result<f64> {
     Ok(median(&mut samples))
 }
 
+/// Writes a message whole: what the sender of the floor does with its payload.
+#[inline]
+pub fn fill(payload: &mut [u64], n: u64) {
+    payload.fill(n);
+}
+
+/// Reads a message whole: what the receiver of the floor does with its payload.
+#[inline]
+pub fn sum(payload: &[u64]) -> u64 {
+    payload
+        .iter()
+        .fold(0, |sum: u64, word| sum.wrapping_add(*word))
+}
+
 /// The clock all processes share.
 fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -248,8 +262,9 @@ impl Lane {
 
     fn send(&self, n: u64) {
         // SAFETY: the payload is this side's from when it saw the other's answer until it stores the count below.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(8).cast::<u64>(), self.words) }
-            .fill(n);
+        let payload =
+            unsafe { std::slice::from_raw_parts_mut(self.base.add(8).cast::<u64>(), self.words) };
+        fill(payload, n);
         // Release: pairs with the Acquire in `poll`; who sees the count sees the payload.
         self.count().store(n, Ordering::Release);
     }
@@ -264,9 +279,7 @@ impl Lane {
         // SAFETY: the count was seen, and the sender does not write again before it has been answered.
         let payload =
             unsafe { std::slice::from_raw_parts(self.base.add(8).cast::<u64>(), self.words) };
-        payload
-            .iter()
-            .fold(0, |sum: u64, word| sum.wrapping_add(*word))
+        sum(payload)
     }
 
     fn end(&self) {

@@ -1,3 +1,7 @@
-//! MMSB benches.
+//! What MMSB is measured against: [`floor`], the machine itself, and [`lines`], bare cache lines between processes.
+//!
+//! The library does not use MMSB, and depends on nothing heavy: `mmsb bench` is built with it. The benches of single
+//! parts, in one process, are the files `commit`, `read`, `ring` and `arena` beside `src`: `cargo bench -p mmsb-benches`.
 
 pub mod floor;
+pub mod lines;

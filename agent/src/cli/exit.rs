@@ -4,7 +4,7 @@
 //!
 //! | code | name | meaning |
 //! | --- | --- | --- |
-//! | 0 | `ok` | done; for `doctor` and `demo`: nothing wrong was found |
+//! | 0 | `ok` | done; for `doctor`, `demo` and `bench`: nothing wrong was found |
 //! | 1 | `problem` | a problem was found, a page does not exist, or any failure without a code of its own |
 //! | 2 | `usage` | the command line or a value on it makes no sense |
 //! | 3 | `permission` | the kernel refused access |

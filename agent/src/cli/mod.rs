@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mmsb::{Bus, BusBuilder};
 
+pub mod bench;
 pub mod completions;
 pub mod create;
 pub mod demo;
@@ -37,7 +38,7 @@ use table::Style;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; doctor and demo: nothing wrong was found
+  0  done; doctor, demo and bench: nothing wrong was found
   1  a problem was found, a page does not exist, or a failure without a code of its own
   2  the command line makes no sense
   3  the kernel refused access
@@ -99,6 +100,8 @@ pub enum Command {
     Rm(rm::Args),
     /// Show the bus under real load and real kills, and judge it
     Demo(demo::Args),
+    /// Measure MMSB on this machine, against what the machine itself takes
+    Bench(bench::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Write the manual pages into a directory
@@ -106,6 +109,9 @@ pub enum Command {
     /// A process of the demo
     #[command(hide = true)]
     DemoWorker(demo::WorkerArgs),
+    /// A process of a bench case
+    #[command(hide = true)]
+    BenchWorker(bench::WorkerArgs),
 }
 
 /// What every subcommand gets.
@@ -224,9 +230,11 @@ pub fn run(command: Command, context: &mut Context) -> Result<Code, Failure> {
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Rm(args) => rm::run(&args, context),
         Command::Demo(args) => demo::run(&args, context),
+        Command::Bench(args) => bench::run(&args, context),
         Command::Completions(args) => completions::run(&args, context),
         Command::Man(args) => man::run(&args, context),
         Command::DemoWorker(args) => demo::work(&args, context),
+        Command::BenchWorker(args) => bench::work(&args, context),
     }
 }
 

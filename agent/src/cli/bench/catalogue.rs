@@ -1,0 +1,316 @@
+//! Which cases there are, what each is compared with, and what is aimed at.
+
+use super::samples::Measured;
+
+/// What a case is compared with. Measured without MMSB, in processes of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Floor {
+    /// One way between two polling processes, with so many bytes.
+    Line(usize),
+    /// Copying so many bytes.
+    Copy(usize),
+    /// A bare shared futex wakes a sleeper.
+    Wake,
+    /// The kernel takes a killed process down; the case measures it.
+    Teardown,
+}
+
+impl Floor {
+    /// Its name in the output.
+    pub fn name(self) -> String {
+        match self {
+            Floor::Line(bytes) => format!("one way, {bytes} B"),
+            Floor::Copy(bytes) => format!("memcpy, {bytes} B"),
+            Floor::Wake => "futex wake".to_owned(),
+            Floor::Teardown => "teardown by the kernel".to_owned(),
+        }
+    }
+}
+
+/// What is aimed at, on a quiet machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// The median, in nanoseconds.
+    P50(f64),
+    /// Times the floor.
+    Ratio(f64),
+    /// Operations in a second.
+    Rate(f64),
+    /// Reads in a second.
+    Reads(f64),
+    /// Reads and writes in a second, both.
+    ReadsAndWrites(f64, f64),
+    /// Times a commit of 64 B.
+    Commits(f64),
+    /// Bytes of memory.
+    Memory(f64),
+    /// Nothing was promised.
+    None,
+}
+
+impl Target {
+    /// As people write it.
+    pub fn name(self) -> String {
+        let millions = |rate: f64| format!("{} M/s", rate / 1e6);
+        match self {
+            Target::P50(ns) if ns >= 1e6 => format!("<= {} ms", ns / 1e6),
+            Target::P50(ns) => format!("<= {ns} ns"),
+            Target::Ratio(ratio) => format!("<= {ratio} x floor"),
+            Target::Rate(rate) => format!(">= {}", millions(rate)),
+            Target::Reads(rate) => format!(">= {} reads", millions(rate)),
+            Target::ReadsAndWrites(reads, writes) => {
+                format!(">= {} reads, {} writes", millions(reads), millions(writes))
+            }
+            Target::Commits(times) => format!("<= {times} x commit of 64 B"),
+            Target::Memory(bytes) => format!("<= {} GiB", bytes / f64::from(1 << 30)),
+            Target::None => String::new(),
+        }
+    }
+
+    /// Whether it was reached; `None` if nothing was promised.
+    pub fn is_met(self, measured: &Measured, ratio: Option<f64>) -> Option<bool> {
+        let at_least = |name: &str, least: f64| measured.number(name).map(|is| is >= least);
+        match self {
+            Target::P50(ns) => Some(measured.p50_ns <= ns),
+            Target::Ratio(most) => ratio.map(|ratio| ratio <= most),
+            Target::Rate(least) => Some(measured.per_second >= least),
+            Target::Reads(least) => at_least("reads_per_second", least),
+            Target::ReadsAndWrites(reads, writes) => {
+                Some(at_least("reads_per_second", reads)? && at_least("writes_per_second", writes)?)
+            }
+            Target::Commits(times) => measured
+                .number("commit_64_p50_ns")
+                .map(|commit| measured.p50_ns <= times * commit),
+            Target::Memory(most) => measured.number("memory_bytes").map(|is| is <= most),
+            Target::None => None,
+        }
+    }
+}
+
+/// A case.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Its name; cases of several sizes share one.
+    pub name: &'static str,
+    /// Bytes of one operation.
+    pub bytes: usize,
+    /// What it is compared with.
+    pub floor: Floor,
+    /// Whether it measures round trips whose way back is a bare line of 8 bytes.
+    pub is_one_way: bool,
+    /// What is aimed at.
+    pub target: Target,
+    /// What is done.
+    pub what: &'static str,
+}
+
+const fn case(
+    name: &'static str,
+    bytes: usize,
+    floor: Floor,
+    target: Target,
+    what: &'static str,
+) -> Case {
+    Case {
+        name,
+        bytes,
+        floor,
+        is_one_way: false,
+        target,
+        what,
+    }
+}
+
+const fn one_way(name: &'static str, bytes: usize, target: Target, what: &'static str) -> Case {
+    Case {
+        is_one_way: true,
+        ..case(name, bytes, Floor::Line(bytes), target, what)
+    }
+}
+
+const LINE: Floor = Floor::Line(8);
+
+/// All cases, in the order in which they are run.
+pub const CASES: &[Case] = &[
+    case(
+        "read",
+        64,
+        Floor::Copy(64),
+        Target::P50(4.0),
+        "copy a page that nobody writes",
+    ),
+    case("commit", 8, LINE, Target::P50(25.0), "patch a page"),
+    case("commit", 64, LINE, Target::P50(32.0), "patch a page"),
+    case(
+        "commit_leased",
+        8,
+        LINE,
+        Target::P50(18.0),
+        "patch a page under a lease",
+    ),
+    case(
+        "commit_batch",
+        8,
+        LINE,
+        Target::Rate(80e6),
+        "one delta of a batch of 64",
+    ),
+    one_way(
+        "one_way_page",
+        8,
+        Target::Ratio(1.35),
+        "commit to sight, by the page",
+    ),
+    one_way(
+        "one_way_ring",
+        8,
+        Target::Ratio(1.22),
+        "commit to sight, by the ring",
+    ),
+    one_way(
+        "one_way_ring_leased",
+        8,
+        Target::Ratio(1.08),
+        "the same, under a lease",
+    ),
+    one_way(
+        "one_way_ring_leased",
+        64,
+        Target::Ratio(1.2),
+        "the same, under a lease",
+    ),
+    case(
+        "contended_page",
+        1024,
+        LINE,
+        Target::Reads(0.5e6),
+        "read a page while 8 B patches are made flat out",
+    ),
+    case(
+        "contended_cell",
+        64,
+        LINE,
+        Target::ReadsAndWrites(12e6, 20e6),
+        "read a cell (K=16) written whole flat out",
+    ),
+    case(
+        "contended_cell",
+        1024,
+        LINE,
+        Target::None,
+        "read a cell (K=16) while 8 B patches are made flat out",
+    ),
+    case(
+        "wake",
+        8,
+        Floor::Wake,
+        Target::Ratio(1.15),
+        "wake a sleeping subscriber",
+    ),
+    case(
+        "alloc_free",
+        1024,
+        LINE,
+        Target::P50(100.0),
+        "create and destroy a page",
+    ),
+    case(
+        "loan_publish",
+        1 << 20,
+        LINE,
+        Target::Commits(2.0),
+        "publish a loan that is filled already",
+    ),
+    one_way(
+        "one_way_large",
+        1 << 20,
+        Target::Ratio(1.1),
+        "write whole, publish, read whole in place",
+    ),
+    case(
+        "snapshot",
+        1024,
+        Floor::Copy(1024),
+        Target::None,
+        "one cut through 4 pages of 256 B",
+    ),
+    case(
+        "two_writers",
+        8,
+        LINE,
+        Target::Rate(22e6),
+        "two processes patch a page each",
+    ),
+    case(
+        "subscribe_throughput",
+        64,
+        LINE,
+        Target::Rate(75e6),
+        "batches of 64 to a gating subscriber who reads all",
+    ),
+    case(
+        "memory",
+        1024,
+        LINE,
+        Target::Memory((1u64 << 30) as f64),
+        "create 1,000,000 pages",
+    ),
+    case(
+        "takeover",
+        64,
+        Floor::Teardown,
+        Target::P50(5e6),
+        "kill of a page's owner to the next writer's commit",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_case_is_there_twice() {
+        for (at, case) in CASES.iter().enumerate() {
+            let is_same = |other: &Case| (other.name, other.bytes) == (case.name, case.bytes);
+            assert_eq!(CASES.iter().position(is_same), Some(at), "{}", case.name);
+            assert!(case.bytes % 8 == 0 && !case.what.is_empty());
+        }
+    }
+
+    #[test]
+    fn targets_are_met_from_their_own_side() {
+        let measured = Measured {
+            p50_ns: 25.0,
+            per_second: 100.0,
+            ..Measured::default()
+        }
+        .with("reads_per_second", 5.0)
+        .with("writes_per_second", 6.0)
+        .with("commit_64_p50_ns", 12.0)
+        .with("memory_bytes", 10);
+        let met = |target: Target| target.is_met(&measured, Some(1.1));
+        assert_eq!(met(Target::P50(25.0)), Some(true));
+        assert_eq!(met(Target::P50(24.9)), Some(false));
+        assert_eq!(met(Target::Ratio(1.1)), Some(true));
+        assert_eq!(met(Target::Ratio(1.0)), Some(false));
+        assert_eq!(Target::Ratio(1.0).is_met(&measured, None), None);
+        assert_eq!(met(Target::Rate(101.0)), Some(false));
+        assert_eq!(met(Target::Reads(5.0)), Some(true));
+        assert_eq!(met(Target::ReadsAndWrites(5.0, 7.0)), Some(false));
+        assert_eq!(met(Target::ReadsAndWrites(5.0, 6.0)), Some(true));
+        assert_eq!(met(Target::Commits(2.0)), Some(false));
+        assert_eq!(met(Target::Memory(10.0)), Some(true));
+        assert_eq!(met(Target::None), None);
+    }
+
+    #[test]
+    fn targets_are_said_in_few_words() {
+        assert_eq!(Target::P50(5e6).name(), "<= 5 ms");
+        assert_eq!(Target::P50(4.0).name(), "<= 4 ns");
+        assert_eq!(Target::Memory((1u64 << 30) as f64).name(), "<= 1 GiB");
+        assert_eq!(
+            Target::ReadsAndWrites(12e6, 20e6).name(),
+            ">= 12 M/s reads, 20 M/s writes"
+        );
+    }
+}
