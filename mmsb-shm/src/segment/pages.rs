@@ -237,6 +237,8 @@ impl Pages {
         };
         version.check(bus, &path, PAGES_MAGIC)?;
         let len = h.len.load(Ordering::Acquire);
+        // Asked again: the bus may have grown since, and the object does so ahead of its header.
+        let stat = space::stat(fd.as_fd()).map_err(|e| io_error("stat", &path, e))?;
         if stat.len < len {
             return Err(AttachError::Truncated {
                 path,
