@@ -495,23 +495,3 @@ fn an_id_that_no_directory_has_is_a_page_that_is_gone() {
     assert!(a.core().pages.resolve(id).is_err());
     a.create_page(&named(8, "the name lock is free")).unwrap();
 }
-
-#[test]
-fn a_bus_that_grows_while_it_is_opened_is_not_called_truncated() {
-    let bus = bus();
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|s| {
-        s.spawn(|| {
-            let a = bus.join("a");
-            for _ in 0..60 {
-                a.create_page(&page(2 << 20)).unwrap();
-            }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
-        });
-        while !done.load(std::sync::atomic::Ordering::Relaxed) {
-            for _ in 0..50 {
-                Pages::open(&bus.dir, "t", false).unwrap();
-            }
-        }
-    });
-}

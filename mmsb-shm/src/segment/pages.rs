@@ -215,6 +215,7 @@ impl Pages {
         if write {
             check_owner(&path, &stat)?;
         }
+        step("open.stat");
         let head = size_of::<PagesHeader>() as u64;
         if stat.len < head {
             return Err(AttachError::Truncated {
