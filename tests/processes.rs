@@ -355,6 +355,23 @@ fn who_waits_for_an_owner_that_dies_finishes_its_work() {
 }
 
 #[test]
+fn a_bus_that_grows_while_it_is_opened_is_not_called_truncated() {
+    let bus = bus("growing", 1 << 16);
+    let (said, parked) = channel();
+    let (go, wait) = channel();
+    std::thread::scope(|s| {
+        let opener = s.spawn(|| {
+            arm("open.stat", 0, Action::Park(said, wait));
+            Pages::open(&bus.core.dir, BUS, false).map(drop)
+        });
+        parked.recv_timeout(PATIENCE).expect("it parks");
+        bus.p.create_page(&named(5 << 20, "large")).expect("a page");
+        go.send(()).expect("it is parked");
+        opener.join().expect("no panic").expect("a whole bus");
+    });
+}
+
+#[test]
 fn a_truncated_segment_is_an_error_with_the_guard_and_fatal_without() {
     for guarded in [true, false] {
         let bus = bus("truncation", 1 << 16);

@@ -1,6 +1,7 @@
 //! Blocks, directory entries, runs of blocks and cold records.
 
 use core::mem::{offset_of, size_of};
+use std::sync::OnceLock;
 
 use super::{BLOCK_UNIT, PAGE_BYTES_MAX, SLAB_BYTES};
 use crate::sync::{AtomicU32, AtomicU64};
@@ -251,9 +252,19 @@ pub struct RunShape {
     pub first: u64,
 }
 
-/// Shape of the runs of a class: as many slabs as keep the waste at or under an eighth, eight at most for classes
-/// of several blocks, otherwise as many as one block needs.
+/// Shape of the runs of a class; worked out once, because every allocation asks for it.
 pub fn run_shape(class: u32) -> RunShape {
+    static SHAPES: OnceLock<[RunShape; CLASSES as usize]> = OnceLock::new();
+    let shapes = SHAPES.get_or_init(|| std::array::from_fn(|class| shape_of(class as u32)));
+    match shapes.get(class as usize) {
+        Some(shape) => *shape,
+        None => shape_of(class),
+    }
+}
+
+/// As many slabs as keep the waste at or under an eighth, eight at most for classes
+/// of several blocks, otherwise as many as one block needs.
+fn shape_of(class: u32) -> RunShape {
     let stride = class_payload(class) + BLOCK_HEADER;
     let mut best: Option<RunShape> = None;
     for slabs in 1..=8u32 {

@@ -215,6 +215,7 @@ impl Pages {
         if write {
             check_owner(&path, &stat)?;
         }
+        step("open.stat");
         let head = size_of::<PagesHeader>() as u64;
         if stat.len < head {
             return Err(AttachError::Truncated {
@@ -237,7 +238,7 @@ impl Pages {
         };
         version.check(bus, &path, PAGES_MAGIC)?;
         let len = h.len.load(Ordering::Acquire);
-        // Asked again behind the load: the bus may have grown since the first look.
+        // Asked again: the bus may have grown since, and the object does so ahead of its header.
         let stat = space::stat(fd.as_fd()).map_err(|e| io_error("stat", &path, e))?;
         if stat.len < len {
             return Err(AttachError::Truncated {
