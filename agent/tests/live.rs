@@ -138,13 +138,14 @@ fn watch_ends_at_ctrl_c_and_leaves_the_bus_healthy() {
     ] {
         let mut watch = buses.start(args);
         assert!(watch.line().contains("image"));
-        // In the middle of a stream of deltas.
+        // More lines than the pipe holds, and nobody reads: it must end all the same.
         for i in 0..2000u32 {
             bus.page("b/raw")
                 .unwrap()
                 .patch(0, &i.to_le_bytes())
                 .unwrap();
         }
+        std::thread::sleep(Duration::from_millis(300));
         watch.signal(Signal::SIGINT);
         watch.end().exits(0);
         assert_healthy(&buses, &bus);
@@ -313,6 +314,13 @@ fn the_agent_recovers_the_dead_and_ends_at_sigterm() {
     let program = env!("CARGO_BIN_EXE_mmsb-agent");
     let agent = buses.command_of(program, &["b", "later", "--interval", "50ms"]);
     let agent = Running::new(agent);
+    // Joining recovers as well, but without a line in the log.
+    let is_on = |bus: &str| {
+        let stats = buses.json(&["stats", bus]);
+        let participants = stats["participants"].as_array().unwrap();
+        participants.iter().any(|p| p["name"] == "mmsb-agent")
+    };
+    until("the agent", || is_on("b"));
     let mut watch = buses.start(&["watch", "b", "--from", "snapshot"]);
     watch.line();
     watch.signal(Signal::SIGKILL);
@@ -322,10 +330,7 @@ fn the_agent_recovers_the_dead_and_ends_at_sigterm() {
     });
     // A bus that comes later is looked after, too.
     buses.mmsb(&["create", "later"]).exits(0);
-    until("the agent on the new bus", || {
-        let stats = buses.json(&["stats", "later"]);
-        stats["participants"][0]["name"] == "mmsb-agent"
-    });
+    until("the agent on the new bus", || is_on("later"));
     std::thread::sleep(Duration::from_millis(100));
     agent.signal(Signal::SIGTERM);
     let said = agent.end().exits(0);

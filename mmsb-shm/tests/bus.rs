@@ -495,3 +495,24 @@ fn an_id_that_no_directory_has_is_a_page_that_is_gone() {
     assert!(a.core().pages.resolve(id).is_err());
     a.create_page(&named(8, "the name lock is free")).unwrap();
 }
+
+#[test]
+fn observers_may_open_a_bus_while_it_grows() {
+    let bus = bus_with(&BusConfig {
+        bytes_max: 1 << 30,
+        ..BusConfig::default()
+    });
+    let a = bus.join("a");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                Pages::open(&bus.dir, "t", false).unwrap();
+            }
+        });
+        for _ in 0..60 {
+            a.create_page(&page(1 << 20)).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

@@ -54,8 +54,9 @@ pub struct Args {
     /// Permissions of the control segment: who may write it may take part [default: 0600]
     #[arg(long, value_name = "OCTAL", value_parser = units::mode)]
     pub ctl_mode: Option<u32>,
-    /// Pages to make: NAME:SIZE[xVERSIONS][:SCHEMA]
-    #[arg(long, value_name = "PAGE", num_args = 1.., value_parser = page)]
+    /// Pages to make.
+    #[arg(long, value_name = "PAGE", num_args = 1.., value_parser = page,
+          help = "Pages to make: NAME:SIZE[xVERSIONS][:SCHEMA]")]
     pub pages: Vec<NewPage>,
     /// Take a bus of this name as it is, and make only the pages that it lacks
     #[arg(long)]

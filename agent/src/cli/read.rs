@@ -37,8 +37,9 @@ pub struct Args {
     /// How many bytes [default: to the end]
     #[arg(long, value_name = "BYTES", value_parser = super::units::size)]
     pub len: Option<u64>,
-    /// Only this field, or element of a field: price, bids[2]
-    #[arg(long, conflicts_with_all = ["format", "offset", "len"])]
+    /// Only this field, or element of a field.
+    #[arg(long, conflicts_with_all = ["format", "offset", "len"],
+          help = "Only this field, or element of a field: price, bids[2]")]
     pub field: Option<String>,
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{SigSet, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// Whether somebody asked the process to end.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +48,26 @@ impl Stop {
     pub fn request(&self) {
         // Relaxed: see `on_signals`.
         self.signals.fetch_max(1, Ordering::Relaxed);
+    }
+
+    /// Waits until standard output takes more, so that writing to it cannot outlast a request to end: whoever reads may
+    /// have stopped reading, and a `write` is not interrupted by a blocked signal. `false`: it is time to end.
+    ///
+    /// Holds for writes of at most `PIPE_BUF` (4096) bytes; longer ones may still wait.
+    pub fn may_write(&self) -> bool {
+        let stdout = io::stdout();
+        let pause = Timespec {
+            tv_sec: 0,
+            tv_nsec: 50_000_000,
+        };
+        while !self.is_requested() {
+            let mut fds = [PollFd::new(&stdout, PollFlags::OUT)];
+            // An error or a closed pipe is for the write to report.
+            if rustix::event::poll(&mut fds, Some(&pause)) != Ok(0) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether it is time to end.

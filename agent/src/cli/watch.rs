@@ -134,9 +134,9 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
             Begin::Now => Vec::new(),
             Begin::Snapshot => images(&observer, args.prefix.as_deref(), &ids)?,
         };
-        let mut watch = Watch::new(Side::Observer(&observer), context);
+        let mut watch = Watch::new(Side::Observer(&observer), context, &stop);
         watch.begin(images)?;
-        return watch.follow(Feed::Observer(feed), args, &stop);
+        return watch.follow(Feed::Observer(feed), args);
     }
     let bus = context.bus(&args.bus).attach()?;
     let ids = ids(&args.page, |name| bus.page(name).map(|page| page.id()))?;
@@ -150,7 +150,7 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
         None => subscribe.pages(&ids),
     };
     let feed = subscribe.build()?;
-    Watch::new(Side::Participant(&bus), context).follow(Feed::Participant(feed), args, &stop)
+    Watch::new(Side::Participant(&bus), context, &stop).follow(Feed::Participant(feed), args)
 }
 
 fn ids(
@@ -186,6 +186,7 @@ fn images(
 struct Watch<'b, 'c> {
     side: Side<'b>,
     context: &'c mut Context,
+    stop: &'c Stop,
     known: HashMap<PageId, Known>,
     sources: HashMap<u16, String>,
     /// Images that were shown ahead of the feed hold the deltas up to here.
@@ -194,10 +195,11 @@ struct Watch<'b, 'c> {
 }
 
 impl<'b, 'c> Watch<'b, 'c> {
-    fn new(side: Side<'b>, context: &'c mut Context) -> Watch<'b, 'c> {
+    fn new(side: Side<'b>, context: &'c mut Context, stop: &'c Stop) -> Watch<'b, 'c> {
         Watch {
             side,
             context,
+            stop,
             known: HashMap::new(),
             sources: HashMap::new(),
             held: HashMap::new(),
@@ -213,10 +215,10 @@ impl<'b, 'c> Watch<'b, 'c> {
         Ok(())
     }
 
-    fn follow(mut self, mut feed: Feed<'_>, args: &Args, stop: &Stop) -> Result<Code, Failure> {
+    fn follow(mut self, mut feed: Feed<'_>, args: &Args) -> Result<Code, Failure> {
         let deadline = args.seconds.map(|time| Instant::now() + time);
         let mut looked_at = Instant::now();
-        while !stop.is_requested()
+        while !self.stop.is_requested()
             && args.count.is_none_or(|count| self.deltas < count)
             && deadline.is_none_or(|deadline| Instant::now() < deadline)
         {
@@ -253,6 +255,9 @@ impl<'b, 'c> Watch<'b, 'c> {
 
     /// One line, as JSON or as text, at once.
     fn say(&mut self, value: Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        if !self.stop.may_write() {
+            return Ok(());
+        }
         if self.context.json {
             return self.context.event(&value);
         }
@@ -359,7 +364,7 @@ impl<'b, 'c> Watch<'b, 'c> {
                 "cause": delta.cause, "transaction": delta.transaction,
                 "ranges": ranges, "values": values,
             });
-            return self.context.event(&value);
+            return self.say(value, String::new);
         }
         let epoch = epoch.map_or("?".to_owned(), |epoch| epoch.to_string());
         let cause = match delta.cause {
@@ -386,7 +391,7 @@ impl<'b, 'c> Watch<'b, 'c> {
                 "event": "image", "lsn": lsn, "page": name, "id": image.id.to_string(),
                 "epoch": epoch, "len": image.bytes.len(), "values": changes.json(&whole),
             });
-            return self.context.event(&value);
+            return self.say(value, String::new);
         }
         let text = changes.text(&whole);
         self.say(Value::Null, || {

@@ -49,8 +49,9 @@ pub struct Args {
     /// First byte to write
     #[arg(long, value_name = "BYTES", value_parser = units::size, default_value = "0")]
     pub offset: u64,
-    /// Write this field, or element of a field: price, bids[2]
-    #[arg(long, conflicts_with_all = ["format", "offset"])]
+    /// Write this field, or element of a field.
+    #[arg(long, conflicts_with_all = ["format", "offset"],
+          help = "Write this field, or element of a field: price, bids[2]")]
     pub field: Option<String>,
     /// LSN of the delta that led to this one
     #[arg(long, value_name = "LSN", default_value_t = 0)]

@@ -237,6 +237,8 @@ impl Pages {
         };
         version.check(bus, &path, PAGES_MAGIC)?;
         let len = h.len.load(Ordering::Acquire);
+        // Asked again behind the load: the bus may have grown since the first look.
+        let stat = space::stat(fd.as_fd()).map_err(|e| io_error("stat", &path, e))?;
         if stat.len < len {
             return Err(AttachError::Truncated {
                 path,
