@@ -107,12 +107,12 @@ fn child(
 
 #[test]
 fn a_live_bus_with_scrambled_words_gives_values_or_typed_errors() {
-    rounds("live bus", 150, entry::live_bus);
+    rounds("live bus", 100, entry::live_bus);
 }
 
 #[test]
 fn scrambled_headers_are_refused_or_harmless() {
-    rounds("headers", 60, |dir, seed| {
+    rounds("headers", 40, |dir, seed| {
         let mut rng = entry::Rng(seed);
         let live = dir.join("model");
         std::fs::create_dir(&live).unwrap();
@@ -149,7 +149,7 @@ fn scrambled_headers_are_refused_or_harmless() {
 
 #[test]
 fn a_dead_participants_record_may_hold_anything() {
-    rounds("record", 250, |dir, seed| {
+    rounds("record", 150, |dir, seed| {
         let mut rng = entry::Rng(seed);
         let mut body: Vec<u8> = (0..rng.below(900)).map(|_| rng.next() as u8).collect();
         if rng.below(8) != 0 && body.len() >= 24 {

@@ -905,14 +905,14 @@ fn every_slot_of_a_record_carries_a_stamp_of_its_lap() {
     let ring = bus.core.pages.ring();
     let lap = ring.lap(ring.end());
     let forged = Stamp::new(lap, 1, bus.survivor.me, SlotState::Ready);
-    let lsn = bus
-        .survivor
-        .patch(&page, 0, &forged.0.to_le_bytes().repeat(40))
-        .unwrap();
-    for at in lsn + 1..lsn + slots_for(320) {
-        let stamp = Stamp(ring.slot(at).stamp.load(Ordering::Relaxed));
-        assert_eq!((stamp.lap(), stamp.state()), (lap, SlotState::Continuation));
-        assert_eq!(ring.look(at), Seen::Bad, "no boundary inside a record");
+    for words in [8, 40] {
+        let body = forged.0.to_le_bytes().repeat(words);
+        let lsn = bus.survivor.patch(&page, 0, &body).unwrap();
+        for at in lsn + 1..lsn + slots_for(body.len()) {
+            let stamp = Stamp(ring.slot(at).stamp.load(Ordering::Relaxed));
+            assert_eq!((stamp.lap(), stamp.state()), (lap, SlotState::Continuation));
+            assert_eq!(ring.look(at), Seen::Bad, "no boundary inside a record");
+        }
     }
 }
 
