@@ -273,7 +273,7 @@ mod tests {
         for (at, case) in CASES.iter().enumerate() {
             let is_same = |other: &Case| (other.name, other.bytes) == (case.name, case.bytes);
             assert_eq!(CASES.iter().position(is_same), Some(at), "{}", case.name);
-            assert!(case.bytes % 8 == 0 && !case.what.is_empty());
+            assert!(case.bytes.is_multiple_of(8) && !case.what.is_empty());
         }
     }
 

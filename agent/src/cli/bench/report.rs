@@ -133,7 +133,11 @@ impl Row {
                 add("block", json!(measured.block));
                 add("blocks", json!(measured.blocks));
                 for (name, value) in &measured.more {
-                    add(name, value.clone());
+                    let value = match value.as_f64() {
+                        Some(number) if value.is_f64() => rounded(number),
+                        _ => value.clone(),
+                    };
+                    add(name, value);
                 }
             }
             Result::Skipped(why) => {

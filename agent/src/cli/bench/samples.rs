@@ -199,7 +199,7 @@ mod tests {
         .unwrap();
         assert_eq!((calls, calls % 8), (last, 0));
         assert_eq!(samples.block, 32);
-        assert!(samples.ps.len() >= 1);
+        assert!(!samples.ps.is_empty());
         let failed = blocks(Duration::from_secs(9), 1, 1, |_| {
             Err(Failure::problem("no"))
         });

@@ -46,7 +46,7 @@ impl Pattern {
         }
         // The greatest number that is not above `n` and belongs to this word.
         let back = (n % self.words + self.words - at) % self.words;
-        n.checked_sub(back).unwrap_or(0)
+        n.saturating_sub(back)
     }
 
     fn bytes(self, n: u64) -> Vec<u8> {
@@ -174,7 +174,7 @@ pub fn peer(job: &Job, lines: &Lines) -> Result<(), Failure> {
             follows(known, version)?;
             known = version;
             // Before the first delta all words are zero, which is what epoch 0 stands for.
-            pattern.check(version.epoch, &buffer, n % CHECK_EVERY == 0)
+            pattern.check(version.epoch, &buffer, n.is_multiple_of(CHECK_EVERY))
         },
     )?;
     let per_second = reads as f64 / start.elapsed().as_secs_f64();
@@ -200,7 +200,7 @@ pub fn peer(job: &Job, lines: &Lines) -> Result<(), Failure> {
             })?;
             known = version;
             newer += 1;
-            pattern.check(version.epoch, &buffer, newer % CHECK_EVERY == 0)
+            pattern.check(version.epoch, &buffer, newer.is_multiple_of(CHECK_EVERY))
         },
     )?;
     let seconds = start.elapsed().as_secs_f64();
@@ -241,7 +241,7 @@ pub fn two_writers(job: &Job) -> Result<Measured, Failure> {
     check_log(&bus, before, commits + their_commits)?;
     let mut measured = samples.measured();
     let theirs = seen["per_second"].as_f64().unwrap_or(0.0);
-    let each = json!([measured.per_second, theirs]);
+    let each = json!([measured.per_second.round(), theirs.round()]);
     measured.per_second += theirs;
     Ok(measured.with("each_per_second", each))
 }
