@@ -233,6 +233,21 @@ impl Peer {
         )))
     }
 
+    /// Waits for its end, once it has nothing more to say. Only then is it certain to have left the bus: while somebody
+    /// leaves, the bus may count that one's deltas twice.
+    ///
+    /// # Errors
+    ///
+    /// As [`Peer::hear`], if it failed after all.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        let mut rest = String::new();
+        self.stdout.read_line(&mut rest)?;
+        let status = self.child.wait()?;
+        ensure(status.success() && rest.is_empty(), || {
+            format!("the second process ended: {status} {rest}")
+        })
+    }
+
     /// The process itself, for somebody who wants to kill it.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child

@@ -118,6 +118,7 @@ pub fn lead(job: &Job) -> Result<Measured, Failure> {
         )?;
         phases.push((samples.measured(), seen));
     }
+    peer.finish()?;
     check_page(&page, commits, last, &pattern.bytes(commits))?;
     check_log(&bus, before, commits)?;
 
@@ -226,6 +227,7 @@ pub fn two_writers(job: &Job) -> Result<Measured, Failure> {
     })?;
     control.store(2);
     let seen = peer.result()?;
+    peer.finish()?;
     let number = |name: &str| seen[name].as_u64().unwrap_or(0);
     let (their_commits, their_last) = (number("commits"), number("lsn"));
     check_page(&mine, commits, last, &commits.to_le_bytes())?;

@@ -29,6 +29,7 @@ pub fn lead(job: &Job) -> Result<Measured, Failure> {
     })?;
     lines.line(CONTROL).store(1);
     let seen = peer.result()?;
+    peer.finish()?;
     ensure(
         seen == json!({"received": publications, "lsn": last}),
         || format!("the second process saw {seen} of {publications} to LSN {last}"),

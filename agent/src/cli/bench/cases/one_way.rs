@@ -162,6 +162,7 @@ pub fn lead(job: &Job) -> Result<Measured, Failure> {
     drop(sender);
 
     let seen = peer.result()?;
+    peer.finish()?;
     let commits = sent + answered + 2;
     let said = json!({"received": commits, "received_lsn": last,
                       "sent": answered, "sent_lsn": receiver.last_lsn});

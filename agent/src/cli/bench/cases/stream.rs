@@ -64,6 +64,7 @@ pub fn lead(job: &Job) -> Result<Measured, Failure> {
     peer.wait(lines.line(ANSWER), deltas)?;
     let seconds = start.elapsed().as_secs_f64();
     let seen = peer.result()?;
+    peer.finish()?;
     let said = json!({"deltas": deltas, "lsn": last, "sum": sum, "missed": 0});
     ensure(seen == said, || {
         format!("the subscriber received {seen}, and {said} is right")

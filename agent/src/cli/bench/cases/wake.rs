@@ -47,6 +47,7 @@ pub fn lead(job: &Job) -> Result<Measured, Failure> {
     peer.wait(parking, n + 1)?;
     let ended = page.patch(0, &END.to_le_bytes())?;
     let seen = peer.result()?;
+    peer.finish()?;
     ensure(seen == json!({"woken": n, "lsn": ended}), || {
         format!("the sleeper saw {seen} of {n} wakes to LSN {ended}, the last at {last}")
     })?;
