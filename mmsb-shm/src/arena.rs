@@ -177,7 +177,9 @@ impl Pages {
         let freed = blocks::exchange(&block.header.state, from, BlockState::Free);
         if freed {
             step("arena.freed");
-            self.set_free_bit(at)?;
+            // Listing is a hint; the block is free already. A slab table that was scrambled must not fail a commit that
+            // cannot be taken back.
+            let _ = self.set_free_bit(at);
         }
         Ok(freed)
     }
@@ -546,6 +548,11 @@ impl Participant {
         header.len.fetch_max(to, Ordering::Release);
         pages.refresh_len();
         step("grow.len");
+        // A grower that died ahead of its first entry may have left a longer bitmap where this run has blocks.
+        let dirty = run_shape(0).first;
+        let at = pages.arena_ptr(from, dirty)?;
+        // SAFETY: `dirty` bytes from the start of the slab are inside the mapping; no run is there yet.
+        unsafe { copy::zero(at, dirty as usize) };
         let (run, words) = pages.run(first, shape)?;
         // Relaxed: published by the first slab's entry below.
         run.class.store(class, Ordering::Relaxed);
@@ -561,6 +568,7 @@ impl Participant {
                 Ordering::Relaxed,
             );
         }
+        step("grow.listed");
         let entry = SlabEntry::new(class, first);
         for slab in (first..first + shape.slabs).rev() {
             // Release, the first slab last: the run is found only when it is complete.

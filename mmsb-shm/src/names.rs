@@ -359,30 +359,54 @@ impl Pages {
         Ok(Cold::decode(&bytes))
     }
 
+    /// Copies the cold block that the entry `e`, last seen as `now`, leads to. `None`: it moved meanwhile.
+    #[allow(clippy::type_complexity)]
+    fn read_entry(
+        &self,
+        e: &AtomicU64,
+        now: NameEntry,
+    ) -> Result<Option<Option<(PageId, Cold)>>, Corrupt> {
+        let block = self.block(now.cold(), COLD_HEADER as u64)?;
+        // A block may be freed, filled again and linked again under the very same word; then its lsn is another. Acquire, the
+        // state first: it is stored behind the lsn.
+        let stamp = || {
+            let state = block.header.state.load(Ordering::Acquire);
+            (state, block.header.lsn.load(Ordering::Relaxed))
+        };
+        let before = stamp();
+        let cold = self.read_cold(now.cold())?;
+        // Acquire fence: the copy is done before the second looks.
+        fence(Ordering::Acquire);
+        let same = stamp() == before && e.load(Ordering::Relaxed) == now.0;
+        Ok(same.then_some(cold))
+    }
+
     fn look_up<T>(
         &self,
         hash: u64,
         key: NameEntry,
         mut accept: impl FnMut(PageId, Cold, BlockRef) -> Option<T>,
     ) -> Result<Option<T>, PageError> {
+        // An entry that is replaced may move to a place that the probe has passed. So what is missing was looked for twice,
+        // and the words of the probe were the same.
+        let mut missed = None;
         for _ in 0..1000 {
             let mut moved = false;
+            let mut words = 0u64;
             for e in probe(self.names(), hash) {
                 // Acquire: pairs with the Release store in `insert`.
                 let now = NameEntry(e.load(Ordering::Acquire));
+                words = mix(words.rotate_left(1) ^ now.0);
                 if now == NameEntry::EMPTY {
                     break;
                 }
                 if !now.is_live() || !now.same_key(key) {
                     continue;
                 }
-                let cold = self.read_cold(now.cold())?;
-                // Acquire fence: the copy is done before the second look.
-                fence(Ordering::Acquire);
-                if e.load(Ordering::Relaxed) != now.0 {
+                let Some(cold) = self.read_entry(e, now)? else {
                     moved = true;
                     continue;
-                }
+                };
                 let Some((id, cold)) = cold else {
                     return Err(Corrupt {
                         what: "cold record",
@@ -394,9 +418,10 @@ impl Pages {
                     return Ok(Some(found));
                 }
             }
-            if !moved {
+            if !moved && missed == Some(words) {
                 return Ok(None);
             }
+            missed = (!moved).then_some(words);
         }
         Ok(None)
     }
@@ -436,11 +461,9 @@ impl Pages {
                 if !now.is_live() || now.is_by_id() {
                     break;
                 }
-                let cold = self.read_cold(now.cold())?;
-                fence(Ordering::Acquire);
-                if e.load(Ordering::Relaxed) != now.0 {
+                let Some(cold) = self.read_entry(e, now)? else {
                     continue;
-                }
+                };
                 if let Some((id, cold)) = cold
                     && cold.name.starts_with(prefix)
                 {
@@ -732,7 +755,12 @@ impl Participant {
         body[20..24].copy_from_slice(&(held.class | versions << 8).to_le_bytes());
         let body = &*body;
         let block = held.block;
+        let cold_header = cold.as_ref().map(|(held, _)| held.block.header);
         let lsn = self.commit_record(id, Kind::Create, RecordFlags::BLOCK, body, |lsn| {
+            if let Some(header) = cold_header {
+                // Relaxed: behind it come READY, and the state of the block (see `read_entry`).
+                header.lsn.store(lsn, Ordering::Relaxed);
+            }
             if versions > 1 {
                 let (_, _, version, _) = cell_current(&block, new.size as u32, versions, 0);
                 version.lsn.store(lsn, Ordering::Relaxed);
@@ -855,12 +883,14 @@ impl Participant {
         let names = &self.core.ctl.header().names_lock;
         loop {
             self.lock_word(names, 30, Locked::Names)?;
+            // Given back also if `change` panics.
+            let locked_names = NamesLock(self);
             let attempt = self.lock_pages(&[id.index]).and_then(|locked| {
                 let attempt = self.describe_locked(id, &change);
                 drop(locked);
                 attempt
             });
-            self.unlock_unless_stranded(names, 30);
+            drop(locked_names);
             match attempt? {
                 None => return Ok(()),
                 Some(0) => {
@@ -909,7 +939,12 @@ impl Participant {
         if let Some((_, bytes)) = &cold {
             body.extend_from_slice(bytes);
         }
-        let lsn = self.commit_record(id, Kind::Describe, RecordFlags::BLOCK, &body, |_| {});
+        let lsn = self.commit_record(id, Kind::Describe, RecordFlags::BLOCK, &body, |lsn| {
+            if let Some((held, _)) = &cold {
+                // Relaxed: behind it come READY, and the state of the block (see `read_entry`).
+                held.block.header.lsn.store(lsn, Ordering::Relaxed);
+            }
+        });
         if let Some((held, _)) = &cold {
             if matches!(lsn, Ok(Some(_))) {
                 self.published(held)
@@ -927,6 +962,16 @@ impl Participant {
     /// Looks a page up by name.
     pub fn open_page(&self, name: &str) -> Result<PageRef, PageError> {
         self.core.pages.resolve(self.core.pages.find(name)?)
+    }
+}
+
+/// The name lock, given back when dropped.
+struct NamesLock<'p>(&'p Participant);
+
+impl Drop for NamesLock<'_> {
+    fn drop(&mut self) {
+        let names = &self.0.core.ctl.header().names_lock;
+        self.0.unlock_unless_stranded(names, 30);
     }
 }
 

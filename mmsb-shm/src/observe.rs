@@ -110,10 +110,12 @@ impl Pages {
         dst: &mut [u8],
     ) -> Result<Option<PageVersion>, PageError> {
         let block = page.block();
+        // Ahead of the copy, and looked at again behind it: the copy holds all of that delta, whatever somebody who goes
+        // on meanwhile adds to it.
+        let held = load_lsn(&block.header.lsn, Ordering::Acquire);
         let mut whole = vec![0u8; page.size()];
         // SAFETY: the whole page lies in its checked block; the buffer has its size.
         unsafe { self.copy_out(whole.as_mut_ptr(), block.payload, whole.len())? };
-        let held = load_lsn(&block.header.lsn, Ordering::Acquire);
         let ring = self.ring();
         let Some(begin) = self.boundary_near(held) else {
             return Ok(None);
@@ -173,8 +175,9 @@ impl Pages {
         // The page must not have moved, and nothing that was read may have been overwritten.
         fence(Ordering::Acquire);
         let same_entry = self.load_entry(page.id().index) == Some(page.entry());
-        if block.header.seq.load(Ordering::Relaxed) != seq || !same_entry || !ring.is_intact(begin)
-        {
+        let moved = block.header.seq.load(Ordering::Relaxed) != seq
+            || block.header.lsn.load(Ordering::Relaxed) != held;
+        if moved || !same_entry || !ring.is_intact(begin) {
             return Ok(None);
         }
         dst.copy_from_slice(&whole[offset..offset + dst.len()]);

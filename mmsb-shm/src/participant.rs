@@ -8,6 +8,7 @@
 //! last life left behind was finished or cleared ([`crate::recovery`]).
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -20,9 +21,9 @@ use crate::layout::participant::{ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE
 use crate::page::{lease, owner};
 use crate::recovery;
 use crate::ring::{Guess, Ring, load_lsn};
-use crate::segment::{Core, LOCK_SLOT, owner_position};
+use crate::segment::{Core, LOCK_LEASE, LOCK_SLOT, owner_position};
 use crate::stats::Counter;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, relax};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, relax};
 use crate::sys::{barrier, clock, fork, lock, process, space};
 use crate::testing::step;
 
@@ -258,6 +259,39 @@ pub(crate) fn write_name(words: &[AtomicU64], name: &str) -> usize {
     end
 }
 
+/// An open description of `.ctl` that fork children close. Forgotten and closed on drop, unless it is kept.
+struct Description(ManuallyDrop<OwnedFd>);
+
+impl Description {
+    fn new(fd: OwnedFd) -> io::Result<Description> {
+        fork::close_in_child(fd.as_raw_fd())?;
+        Ok(Description(ManuallyDrop::new(fd)))
+    }
+
+    /// For a participant, which undoes it when it leaves.
+    fn keep(self) -> ManuallyDrop<OwnedFd> {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: taken once, out of a value that is not dropped.
+        ManuallyDrop::new(unsafe { ManuallyDrop::take(&mut this.0) })
+    }
+}
+
+impl std::ops::Deref for Description {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        &self.0
+    }
+}
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        fork::forget(self.0.as_raw_fd());
+        // SAFETY: dropped once, here.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
+    }
+}
+
 impl Participant {
     /// Joins the bus: recovers whoever is dead, takes a slot.
     ///
@@ -272,7 +306,11 @@ impl Participant {
             path: path.clone(),
             source,
         };
-        let fd = space::reopen(core.ctl.probe().as_fd(), true).map_err(|e| io("reopen", e))?;
+        // Registered ahead of its first lock, so that no fork child keeps one.
+        let fd = Description::new(
+            space::reopen(core.ctl.probe().as_fd(), true).map_err(|e| io("reopen", e))?,
+        )
+        .map_err(|e| io("register for fork", e))?;
         recovery::all_dead(&core, &fd).map_err(|e| AttachError::Recovery(e.to_string()))?;
         let slots = core.ctl.participants();
         let mut taken = None;
@@ -303,7 +341,6 @@ impl Participant {
         let (index, generation) = taken.ok_or(AttachError::TooManyParticipants {
             max: slots.len() as u32,
         })?;
-        fork::close_in_child(fd.as_raw_fd()).map_err(|e| io("register for fork", e))?;
         step("join.locked");
         let slot = &slots[index as usize];
         let pid = process::pid();
@@ -348,7 +385,7 @@ impl Participant {
         let participant = Participant {
             hot,
             core,
-            fd: ManuallyDrop::new(fd),
+            fd: fd.keep(),
             index,
             me: owner::word(index, generation),
             fork_generation: Cell::new(fork::generation()),
@@ -602,19 +639,40 @@ impl Participant {
         }) {
             return false;
         }
-        if !barrier::membarrier_slow() {
-            return false;
-        }
-        let Some(slot) =
-            owner::index(found).and_then(|i| self.core.ctl.participants().get(i as usize))
+        let Some((holder, slot)) = owner::index(found)
+            .and_then(|i| Some((i, self.core.ctl.participants().get(i as usize)?)))
         else {
             return false;
         };
-        let taken = lease::take(word, &slot.active, asked, self.me);
+        // The kernel lock keeps the holder from taking a lease again (`may_lease`) between our look at `active` and the
+        // exchange: the word would be the same, and it might be inside a commit by then. Our death ends the lock.
+        let byte = LOCK_LEASE + u64::from(holder);
+        if !lock::try_lock(self.fd.as_fd(), byte).unwrap_or(false) {
+            return false;
+        }
+        // SeqCst fence: the other half of the one in `may_lease`. Relaxed: `take` compares again.
+        fence(Ordering::SeqCst);
+        let taken = word.load(Ordering::Relaxed) == asked
+            && barrier::membarrier_slow()
+            && lease::take(word, &slot.active, asked, self.me);
+        let _ = lock::unlock(self.fd.as_fd(), byte);
         if taken {
             self.core.pages.count(Counter::LeasesYielded, 1);
         }
         taken
+    }
+
+    /// Whether an owner word may become a lease now: not while somebody is taking one from this participant.
+    pub(crate) fn may_lease(&self) -> bool {
+        // SeqCst fence: the word was given back, or taken, ahead of the look at the lock; who takes a lease locks, and
+        // then looks at the word. Either we see the lock, or it sees that the lease it knew is over.
+        fence(Ordering::SeqCst);
+        // An error of the kernel is no permission.
+        !lock::is_locked(
+            self.core.ctl.probe().as_fd(),
+            LOCK_LEASE + u64::from(self.index),
+        )
+        .unwrap_or(true)
     }
 
     /// Gives an owner word back and wakes who waits for it.
@@ -703,10 +761,14 @@ impl Drop for Participant {
         self.yield_leases();
         self.give_back_blocks();
         step("leave.begin");
+        // Loans that were forgotten, not dropped: nobody else would ever find their blocks.
+        let _ = recovery::free_hand(&self.core, self.index, self.me);
         let generation = self.slot().state.load(Ordering::Relaxed) >> 8;
         // A clean leaver leaves nothing behind but its slot; the same code clears it as for the dead.
         recovery::vacate(&self.core, self.index, generation);
         step("leave.vacated");
+        // A child that is being forked right now may hold a copy: the lock goes for all of them.
+        let _ = lock::unlock(self.fd.as_fd(), LOCK_SLOT + u64::from(self.index));
         fork::forget(self.fd.as_raw_fd());
         // SAFETY: dropped once, here; closing the description releases the slot lock.
         unsafe { ManuallyDrop::drop(&mut self.fd) };

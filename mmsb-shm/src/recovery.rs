@@ -116,7 +116,7 @@ fn pad_claims(core: &Core, life: u32) -> Result<u64, Corrupt> {
     let ring = core.pages.ring();
     let mut at = load_lsn(ring.published, Ordering::Acquire);
     let mut padded = 0;
-    let end = at + ring.len();
+    let end = at.saturating_add(ring.len());
     while at < end {
         match ring.look(at) {
             Seen::Claimed(s) => {
@@ -216,8 +216,8 @@ fn redo(core: &Core, life: u32, hold: u64) -> Result<(u64, u64), Corrupt> {
     Ok((u64::from(applied.fresh > 0), u64::from(applied.odd > 0)))
 }
 
-/// Step 3.
-fn free_hand(core: &Core, index: u32, life: u32) -> Result<(), Corrupt> {
+/// Step 3, and part of a clean leave.
+pub(crate) fn free_hand(core: &Core, index: u32, life: u32) -> Result<(), Corrupt> {
     let slot = &core.ctl.participants()[index as usize];
     for hand in &slot.in_hand {
         let at = BlockRef::from_bits(hand.load(Ordering::Acquire));

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
-use crate::layout::page::BlockRef;
+use crate::layout::page::{BlockRef, BlockState};
+use crate::layout::participant::Cursor;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SLOT_BYTES, SlotState, Stamp, slots_for};
 use crate::names::Cold;
 use crate::page::PageId;
@@ -180,6 +181,17 @@ impl Follower {
         self.position
     }
 
+    /// Its cursor, as long as it is its own: not in a fork child, and not after its participant left.
+    #[inline]
+    fn cursor(&self) -> Option<&Cursor> {
+        let (owner, index) = self.cursor.as_ref()?;
+        let cursor = owner.core.ctl.cursors().get(*index as usize)?;
+        // Relaxed: the word changes only when the participant's life ends, or after that.
+        (crate::sys::fork::generation() == owner.fork
+            && cursor.owner.load(Ordering::Relaxed) == owner.me)
+            .then_some(cursor)
+    }
+
     /// How it waits.
     pub fn set_strategy(&mut self, strategy: WaitStrategy) {
         self.strategy = strategy;
@@ -262,11 +274,9 @@ impl Follower {
         };
         if self.position != begin {
             self.waiting_since = None;
-            if let Some((owner, index)) = &self.cursor {
+            if let Some(cursor) = self.cursor() {
                 // Release: everything ahead of it was read. Writers read it when they need room.
-                owner.core.ctl.cursors()[*index as usize]
-                    .position
-                    .store(self.position, Ordering::Release);
+                cursor.position.store(self.position, Ordering::Release);
             }
         }
         match result {
@@ -359,10 +369,8 @@ impl Follower {
         let to = ring.recent_boundary().max(from);
         self.missed += to - from;
         self.position = to;
-        if let Some((owner, index)) = &self.cursor {
-            owner.core.ctl.cursors()[*index as usize]
-                .missed
-                .store(self.missed, Ordering::Relaxed);
+        if let Some(cursor) = self.cursor() {
+            cursor.missed.store(self.missed, Ordering::Relaxed);
         }
         Polled::Gap(Gap { from, to })
     }
@@ -517,7 +525,14 @@ impl Pages {
         unsafe { self.copy_out(out.as_mut_ptr(), block.payload, size as usize)? };
         // Acquire fence: the copy is done before the second look (PROTOCOL C3).
         fence(Ordering::Acquire);
-        Ok(block.header.lsn.load(Ordering::Relaxed) == delta.lsn)
+        // Acquire, ahead of the lsn: whoever fills the block again takes it first (HELD), and the lsn is another before the
+        // block is a page's again.
+        let state = BlockState::from_word(block.header.state.load(Ordering::Acquire));
+        let index = delta.page.index;
+        Ok(
+            (state == BlockState::Live(index) || state == BlockState::Retired(index))
+                && block.header.lsn.load(Ordering::Relaxed) == delta.lsn,
+        )
     }
 
     /// Where the ring ends now: what follows from here is new.
@@ -685,6 +700,7 @@ impl Participant {
         max: usize,
         f: impl FnMut(&Delta<'_>),
     ) -> Result<Polled, PageError> {
+        self.check_fork()?;
         let polled = follower.poll(&self.core.pages, max, f)?;
         if let Polled::Deltas(_) = polled {
             // Right behind records of this ring stands a boundary of it: the next claim need not walk over what was

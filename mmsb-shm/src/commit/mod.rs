@@ -91,13 +91,15 @@ impl Participant {
                         // Somebody is asking: let it in before taking the lease again.
                     }
                     self.wake_owner_waiters(index);
-                    let _ = word.compare_exchange(
-                        0,
-                        self.me | owner::LEASE,
-                        // Acquire: as any taking of an owner word.
-                        Ordering::Acquire,
-                        Ordering::Relaxed,
-                    );
+                    if self.may_lease() {
+                        let _ = word.compare_exchange(
+                            0,
+                            self.me | owner::LEASE,
+                            // Acquire: as any taking of an owner word.
+                            Ordering::Acquire,
+                            Ordering::Relaxed,
+                        );
+                    }
                 } else {
                     self.unlock_word(word, index);
                 }

@@ -50,7 +50,15 @@ impl Participant {
             }
             let blocker = self.move_limit(need)?;
             let (who, lsn) = match blocker {
-                Blocker::None => return Ok(()),
+                Blocker::None if ring.limit.load(Ordering::Acquire) >= need => return Ok(()),
+                Blocker::None => {
+                    // Everything up to the end is committed and applied, and still there is no room.
+                    return Err(Corrupt {
+                        what: "claim limit",
+                        offset: ring.limit.load(Ordering::Acquire),
+                    }
+                    .into());
+                }
                 Blocker::Writer { index, lsn } => (
                     format!("unfinished commit of {}", self.core.describe(index)),
                     lsn,
@@ -145,6 +153,8 @@ impl Participant {
         ring.raise_published(published);
         step("limit.published");
         let holds = core.ctl.participants_used().iter().map(|s| &s.hold);
+        // SeqCst fence (G1): ahead of the look at how many cursors there are, too.
+        fence(Ordering::SeqCst);
         let (least, needs) = gating::least_needed(published, core.ctl.cursors_used(), holds);
         let blocker = match (needs, claimed_by) {
             (Some(Needs::Cursor { owner, position }), _) => Blocker::Cursor {

@@ -15,6 +15,7 @@
 
 use super::owner::{LEASE, REQUEST};
 use crate::sync::{AtomicU32, Ordering, light};
+use crate::testing::step;
 
 /// Begins a commit under a lease. False: somebody asks for the page, or took it; hand it back.
 #[inline(always)]
@@ -71,6 +72,7 @@ pub(crate) fn take(word: &AtomicU32, active: &AtomicU32, asked: u32, me: u32) ->
     if active.load(Ordering::Acquire) != 0 {
         return false;
     }
+    step("lease.idle");
     // AcqRel (O1): the holder may hand it back, or another requester take it, at the same moment.
     word.compare_exchange(asked, me, Ordering::AcqRel, Ordering::Relaxed)
         .is_ok()

@@ -233,7 +233,8 @@ impl Pages {
             unsafe { self.copy_out(dst, block.payload.add(offset), len)? };
             // Relaxed: validated with the rest.
             let lsn = block.header.lsn.load(Ordering::Relaxed);
-            if !seqlock::still(&block.header.seq, begin) {
+            // The entry first: if the block left and came back since, the sequence word is another.
+            if !self.is_still_there(page) || !seqlock::still(&block.header.seq, begin) {
                 return Ok(Outcome::Changed);
             }
             PageVersion {
@@ -249,17 +250,19 @@ impl Pages {
                 epoch: version.epoch.load(Ordering::Relaxed),
                 lsn: version.lsn.load(Ordering::Relaxed),
             };
-            if !cell::still(&cell.head, head, versions.into()) {
+            if !self.is_still_there(page) || !cell::still(&cell.head, head, versions.into()) {
                 return Ok(Outcome::Changed);
             }
             seen
         };
-        match self.entry(page.id.index) {
-            Some(entry) if seqlock::still_there(entry, page.entry.get()) => {
-                Ok(Outcome::Done(outcome))
-            }
-            _ => Ok(Outcome::Changed),
-        }
+        Ok(Outcome::Done(outcome))
+    }
+
+    /// Whether the page has the block that was just copied from.
+    #[inline(always)]
+    fn is_still_there(&self, page: &PageRef) -> bool {
+        self.entry(page.id.index)
+            .is_some_and(|entry| seqlock::still_there(entry, page.entry.get()))
     }
 
     /// Copies from the mapping, behind the SIGBUS guard if the process asked for it.
@@ -328,7 +331,12 @@ impl Pages {
             if begin & 1 == 1 {
                 return Ok(false);
             }
-            begins.push((begin, page.entry.get()));
+            // A cell's version changes ahead of its sequence word, so it is looked at twice as well.
+            let head = match page.versions.get() {
+                1 => 0,
+                k => cell_current(&page.block(), page.size.get(), k, 0).1,
+            };
+            begins.push((begin, head, page.entry.get()));
         }
         for ((page, buffer), version) in pages.iter().zip(out.iter_mut()).zip(versions.iter_mut()) {
             buffer.resize(page.size(), 0);
@@ -342,21 +350,27 @@ impl Pages {
             };
             // SAFETY: the whole page lies in its checked block; the buffer was just sized.
             unsafe { self.copy_out(buffer.as_mut_ptr(), source, page.size())? };
+            step("cut.copied_one");
             version.lsn = lsn.load(Ordering::Relaxed);
             version.epoch = epoch.map_or(0, |e| e.load(Ordering::Relaxed));
         }
         // Acquire fence (S2): all copies are done before the second looks.
         fence(Ordering::Acquire);
-        for ((page, (begin, entry)), version) in pages.iter().zip(&begins).zip(versions.iter_mut())
+        for ((page, (begin, head, entry)), version) in
+            pages.iter().zip(&begins).zip(versions.iter_mut())
         {
+            // The entry first, as in `try_read`.
             let same_entry = self
                 .entry(page.id.index)
-                .is_some_and(|e| e.load(Ordering::Relaxed) == *entry);
-            if !same_entry || page.block().header.seq.load(Ordering::Relaxed) != *begin {
+                .is_some_and(|e| seqlock::still_there(e, *entry));
+            let block = page.block();
+            if !same_entry || block.header.seq.load(Ordering::Relaxed) != *begin {
                 return Ok(false);
             }
-            if page.versions.get() == 1 {
-                version.epoch = begin >> 1;
+            match page.versions.get() {
+                1 => version.epoch = begin >> 1,
+                k if cell_current(&block, page.size.get(), k, 0).1 != *head => return Ok(false),
+                _ => {}
             }
         }
         Ok(true)
@@ -409,7 +423,9 @@ impl Participant {
                     let moved = spin_until(Duration::from_micros(20), || {
                         header.seq.load(Ordering::Acquire) != seq
                     });
-                    if !moved {
+                    if moved {
+                        begin = None;
+                    } else {
                         let begin = *begin.get_or_insert_with(Instant::now);
                         if let Err(e) = self.unstick(page, begin) {
                             break Err(e);
@@ -604,14 +620,22 @@ impl Participant {
             leases.push(id.index);
             self.lease_count.set(leases.len() as u32);
         }
-        // Release: ours already; others may ask for it from now on. A request that came in is answered next time.
-        word.store(self.me | owner::LEASE, Ordering::Release);
+        drop(leases);
+        if self.may_lease() {
+            // Release: ours already; others may ask for it from now on. A request that came in is answered next time.
+            word.store(self.me | owner::LEASE, Ordering::Release);
+        } else {
+            // The next commit takes it.
+            self.unlock_word(word, id.index);
+        }
         Ok(())
     }
 
     /// Hands every lease back. Whoever is about to wait does this first (B4).
     pub(crate) fn yield_leases(&self) {
-        if self.lease_count.get() == 0 {
+        // Relaxed: our own. Inside a leased commit (which may wait for memory) the page is no one else's, as it would be
+        // under an ordinary lock; what is waited for there never waits for pages.
+        if self.lease_count.get() == 0 || self.slot().active.load(Ordering::Relaxed) != 0 {
             return;
         }
         // They stay listed: the next commit on such a page takes the word again.

@@ -25,13 +25,19 @@ pub(crate) fn still(seq: &AtomicU64, begin: u64) -> bool {
     seq.load(Ordering::Relaxed) == begin
 }
 
-/// Whether the page still has the block that was read: its directory word `entry` is what it was. Call it after
-/// [`still`]. A block that left its page meanwhile may be another page's now, and its sequence word proves nothing
-/// (PROTOCOL C2); whoever takes a block passes a Release fence before the first byte ([`crate::blocks::hold`]).
+/// Whether the page still has the block that was read: its directory word `entry` is what it was. Call it between the
+/// copy and [`still`]. A block that left its page meanwhile may be another page's now, and its sequence word proves
+/// nothing (PROTOCOL C2); whoever takes a block passes a Release fence before the first byte ([`crate::blocks::hold`]).
+///
+/// Ahead of [`still`], because a loaned block may be filled again and come back to its page under the same entry: the
+/// bytes of the new filling are written while the entry is another, and whoever sees the entry that follows them sees
+/// the sequence word that goes with it. The other way round, the old sequence word and the new entry might be met.
 #[inline(always)]
 pub(crate) fn still_there(entry: &AtomicU64, seen: u64) -> bool {
-    // Relaxed: ordered by the fence of `still`.
-    entry.load(Ordering::Relaxed) == seen
+    // Acquire fence (F2): the copy's loads are done before the look below.
+    fence(Ordering::Acquire);
+    // Acquire (M1): with the entry, what was stored in the block ahead of it.
+    entry.load(Ordering::Acquire) == seen
 }
 
 /// Marks the page as changing and returns the even value it had. Only the page's owner may call this; a value that

@@ -156,7 +156,7 @@ impl<'a> Ring<'a> {
             } else {
                 (room, SlotState::Padding)
             };
-            if at + u64::from(slots) > guess.limit {
+            if at.wrapping_add(slots.into()) > guess.limit {
                 // Acquire (R2): what is overwritten below was released by the mover of the limit.
                 guess.limit = load_lsn(self.limit, Ordering::Acquire);
                 if at + u64::from(slots) > guess.limit {
@@ -180,7 +180,7 @@ impl<'a> Ring<'a> {
                     .compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire)
                     .is_ok()
                 {
-                    guess.tail = at + u64::from(slots);
+                    guess.tail = at.wrapping_add(slots.into());
                     if state == SlotState::Claimed {
                         // Release fence (R2): the floor that allowed this claim is visible no later than the first
                         // byte written into it.
@@ -202,7 +202,7 @@ impl<'a> Ring<'a> {
         match self.look(guess.tail) {
             Seen::Nothing => Hop::End,
             Seen::Claimed(s) | Seen::Ready(s) | Seen::Padding(s) => {
-                guess.tail += u64::from(s.slots());
+                guess.tail = guess.tail.wrapping_add(s.slots().into());
                 // Relaxed: a hint; every boundary ever stored there is one for ever.
                 let hint = load_lsn(self.tail_hint, Ordering::Relaxed);
                 if hint > guess.tail && self.is_near(hint) {
@@ -246,7 +246,9 @@ impl<'a> Ring<'a> {
         let mut at = self.recent_boundary();
         for _ in 0..=self.len() {
             match self.look(at) {
-                Seen::Claimed(s) | Seen::Ready(s) | Seen::Padding(s) => at += u64::from(s.slots()),
+                Seen::Claimed(s) | Seen::Ready(s) | Seen::Padding(s) => {
+                    at = at.wrapping_add(s.slots().into());
+                }
                 Seen::Lapped => at = self.recent_boundary().max(at),
                 Seen::Nothing | Seen::Bad => break,
             }
@@ -260,7 +262,7 @@ impl<'a> Ring<'a> {
         let stamp = Stamp::new(self.lap(lsn), slots, owner, SlotState::Ready);
         // Release (R1): the record is visible with READY. Not an exchange: who goes to sleep pays for the barrier.
         self.slot(lsn).stamp.store(stamp.0, Ordering::Release);
-        let end = lsn + u64::from(slots);
+        let end = lsn.wrapping_add(slots.into());
         if (lsn ^ end) & !63 != 0 {
             // Relaxed: a hint for newcomers, a boundary of the ring whatever its age.
             self.tail_hint.store(end, Ordering::Relaxed);
@@ -290,7 +292,7 @@ impl<'a> Ring<'a> {
             match self.look(at) {
                 // Most records are one slot long: saying so lets the processor run ahead of the loads.
                 Seen::Ready(s) if s.slots() == 1 => at += 1,
-                Seen::Ready(s) | Seen::Padding(s) => at += u64::from(s.slots()),
+                Seen::Ready(s) | Seen::Padding(s) => at = at.saturating_add(s.slots().into()),
                 Seen::Claimed(s) => {
                     if !unblock(at, s) {
                         break;

@@ -75,15 +75,26 @@ impl Core {
 pub fn unlink(dir: &SegmentDir, bus: &str) -> Result<(), AttachError> {
     check_bus_name(bus)?;
     let (pages_path, ctl_path) = (dir.object(bus, "pages"), dir.object(bus, "ctl"));
-    // The lock keeps a creator from replacing `.ctl` between the two steps, so only this bus is removed.
-    let ctl = space::open_object(&ctl_path, true).ok();
-    if let Some(fd) = &ctl
-        && !lock::try_lock(fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &ctl_path, e))?
-    {
-        return Err(AttachError::Initialising {
-            name: bus.to_owned(),
-        });
-    }
+    // The lock keeps others from replacing `.ctl` between the two steps, so only this bus is removed: provided that it is
+    // still this one under the lock.
+    let ctl = loop {
+        let Ok(fd) = space::open_object(&ctl_path, true) else {
+            break None;
+        };
+        step("unlink.opened");
+        if !lock::try_lock(fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &ctl_path, e))? {
+            return Err(AttachError::Initialising {
+                name: bus.to_owned(),
+            });
+        }
+        let same = match (space::stat(fd.as_fd()), space::stat_path(&ctl_path)) {
+            (Ok(a), Ok(b)) => a.same_object(&b),
+            _ => false,
+        };
+        if same {
+            break Some(fd);
+        }
+    };
     let remove = |path: &Path| match space::unlink(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),

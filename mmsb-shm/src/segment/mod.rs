@@ -36,6 +36,8 @@ pub(crate) const LOCK_CREATE: u64 = 1 << 40;
 pub(crate) const LOCK_SLOT: u64 = 1 << 41;
 /// First byte of the recovery locks, one for each participant slot.
 pub(crate) const LOCK_RECOVERY: u64 = 1 << 42;
+/// First byte of the locks held by whoever takes a lease from the participant of a slot.
+pub(crate) const LOCK_LEASE: u64 = 1 << 43;
 
 /// Both objects, attached.
 pub struct Core {

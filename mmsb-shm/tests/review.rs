@@ -1,0 +1,410 @@
+//! Interleavings that once tore a page, lost a place in the ring, or leaked memory.
+#![cfg(feature = "testing")]
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use mmsb_shm::participant::{Participant, ParticipantConfig};
+use mmsb_shm::segment::{BusConfig, Core};
+use mmsb_shm::sys::space::SegmentDir;
+use mmsb_shm::testing::{Action, arm};
+use mmsb_shm::{Change, NewPage, Options, PageError, Polled};
+
+struct TestBus {
+    core: Arc<Core>,
+    _tmp: tempfile::TempDir,
+}
+
+fn bus() -> TestBus {
+    let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+    let dir = SegmentDir::at(tmp.path());
+    let config = BusConfig {
+        ring_bytes: 1 << 14,
+        pages_max: 256,
+        ..BusConfig::default()
+    };
+    TestBus {
+        core: Arc::new(Core::create(&dir, "t", &config).unwrap()),
+        _tmp: tmp,
+    }
+}
+
+impl TestBus {
+    fn join(&self, name: &str, timeout_ms: u64) -> Participant {
+        Participant::join(
+            Arc::clone(&self.core),
+            ParticipantConfig {
+                name: name.into(),
+                timeout: Duration::from_millis(timeout_ms),
+                ..Default::default()
+            },
+        )
+        .unwrap()
+    }
+}
+
+fn page(size: u64) -> NewPage {
+    NewPage {
+        size,
+        ..NewPage::default()
+    }
+}
+
+/// How often the participant "a" had to wait.
+fn waits(core: &Core) -> u64 {
+    let list = core.participants();
+    list.iter().find(|i| i.name == "a").map_or(0, |i| i.waits)
+}
+
+#[test]
+fn a_leased_page_stays_its_holders_while_a_commit_waits_for_memory() {
+    let bus = bus();
+    let a = bus.join("a", 600);
+    // One block fills its run, so every further block needs growth.
+    let id = a.create_page(&page(1536 << 10)).unwrap();
+    let p = a.core().pages.resolve(id).unwrap();
+    // Nothing retired may be reused.
+    let _gate = a.follow(true).unwrap();
+    a.loan(&p).unwrap().publish(0).unwrap();
+    let (at_growth, parked) = channel();
+    let (go_on, gone_on) = channel();
+    let b = bus.join("b", 5000);
+    let (core_b, core_c) = (Arc::clone(&bus.core), Arc::clone(&bus.core));
+    let grower = std::thread::spawn(move || {
+        arm("grow.allocate", 0, Action::Park(at_growth, gone_on));
+        b.create_page(&page(40_000)).unwrap();
+        drop(core_b);
+    });
+    parked.recv().unwrap();
+    // Everything that is free, but for growth; the last one waits in vain.
+    let mut loans: Vec<_> = (0..16).map_while(|_| a.loan(&p).ok()).collect();
+    assert!(loans.len() < 16);
+    loans.pop().unwrap().publish(0).unwrap();
+    let _lease = a.lease(&p).unwrap();
+    let before = waits(&bus.core);
+    let other = std::thread::spawn(move || {
+        let c = Participant::join(
+            Arc::clone(&core_c),
+            ParticipantConfig {
+                name: "c".into(),
+                timeout: Duration::from_millis(200),
+                ..Default::default()
+            },
+        )
+        .unwrap();
+        let begin = std::time::Instant::now();
+        while waits(&core_c) == before && begin.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        let p = core_c.pages.resolve(id).unwrap();
+        c.lease(&p).map(|_| ())
+    });
+    // Copies the loaned block into a fresh one, inside the leased commit.
+    let change = Change::Patch {
+        page: &p,
+        offset: 0,
+        bytes: b"x",
+    };
+    let last = a.commit(&[change], &Options::default());
+    let stolen = other.join().unwrap();
+    go_on.send(()).unwrap();
+    grower.join().unwrap();
+    assert!(
+        matches!(last, Err(PageError::Timeout { .. })),
+        "{last:?}: it never waited"
+    );
+    assert!(
+        matches!(stolen, Err(PageError::Timeout { .. })),
+        "two owners inside one page"
+    );
+}
+
+#[test]
+fn a_handle_from_before_a_block_came_back_does_not_patch_a_loaned_one() {
+    let bus = bus();
+    let (a, b) = (bus.join("a", 1000), bus.join("b", 1000));
+    let id = a.create_page(&page(100)).unwrap();
+    let (pa, pb) = (
+        a.core().pages.resolve(id).unwrap(),
+        b.core().pages.resolve(id).unwrap(),
+    );
+    // Away from the first block, and back to it as a loaned one.
+    for byte in [1, 2] {
+        let mut loan = a.loan(&pa).unwrap();
+        loan.fill(byte);
+        loan.publish(0).unwrap();
+    }
+    let view = a.pin(&pa).unwrap();
+    assert_eq!(view[0], 2);
+    b.patch(&pb, 0, &[9; 100]).unwrap();
+    assert_eq!(view[0], 2, "a pinned view changed");
+    drop(view);
+    // And the other way round: what a stale handle takes for a loaned block is patched in place by now.
+    a.loan(&pa).unwrap().publish(0).unwrap();
+    b.core().pages.version(&pb).unwrap();
+    let stale = b.core().pages.resolve(id).unwrap();
+    assert!(b.pin(&stale).is_ok());
+    for _ in 0..2 {
+        a.patch(&pa, 0, &[4; 100]).unwrap();
+        a.loan(&pa).unwrap().publish(0).unwrap();
+        a.patch(&pa, 0, &[5; 100]).unwrap();
+        if let Ok(view) = b.pin(&stale) {
+            let before = view[0];
+            a.patch(&pa, 0, &[6; 100]).unwrap();
+            assert_eq!(view[0], before);
+        }
+    }
+}
+
+#[test]
+fn a_block_that_is_being_filled_again_is_not_the_old_delta() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let id = a.create_page(&page(100)).unwrap();
+    let p = a.core().pages.resolve(id).unwrap();
+    let mut follower = a.follow(false).unwrap();
+    let publish = |byte| {
+        let mut loan = a.loan(&p).unwrap();
+        loan.fill(byte);
+        loan.publish(0).unwrap();
+    };
+    publish(1);
+    let mut seen = Vec::new();
+    let polled = a.poll(&mut follower, 10, |d| {
+        publish(2);
+        // The block of delta 1 is taken again and being filled.
+        let mut loan = a.loan(&p).unwrap();
+        loan.fill(3);
+        let mut out = Vec::new();
+        seen.push((a.core().pages.read_swapped(d, &mut out).unwrap(), out));
+        drop(loan);
+    });
+    assert!(matches!(polled, Ok(Polled::Deltas(_))));
+    let (whole, bytes) = &seen[0];
+    assert!(!whole || bytes[0] == 1, "believed {:?}", &bytes[..4]);
+}
+
+#[test]
+fn a_follower_outliving_its_participant_moves_nobody_elses_cursor() {
+    let bus = bus();
+    let a = bus.join("a", 300);
+    let old = bus.join("old", 300);
+    let mut left = old.follow(true).unwrap();
+    drop(old);
+    let b = bus.join("b", 300);
+    let held = b.follow(true).unwrap();
+    let id = a.create_page(&page(8)).unwrap();
+    let p = a.core().pages.resolve(id).unwrap();
+    for i in 0u64..100 {
+        a.patch(&p, 0, &i.to_le_bytes()).unwrap();
+    }
+    left.poll(&bus.core.pages, 1000, |_| {}).unwrap();
+    let cursor = bus.core.cursors().into_iter().find(|c| c.gating).unwrap();
+    assert_eq!(cursor.position, held.position());
+}
+
+#[test]
+fn a_lease_that_was_given_back_and_taken_again_is_not_stolen_on_an_old_look() {
+    let bus = bus();
+    let a = bus.join("a", 2000);
+    let id = a.create_page(&page(64)).unwrap();
+    let p = a.core().pages.resolve(id).unwrap();
+    let _lease = a.lease(&p).unwrap();
+    let core = Arc::clone(&bus.core);
+    let (looked, has_looked) = channel();
+    let (go_on, gone_on) = channel();
+    let thief = std::thread::spawn(move || {
+        let b = Participant::join(
+            core,
+            ParticipantConfig {
+                name: "b".into(),
+                ..Default::default()
+            },
+        )
+        .unwrap();
+        let p = b.core().pages.resolve(id).unwrap();
+        // Parks between the look at `active` and the exchange.
+        arm("lease.idle", 0, Action::Park(looked, gone_on));
+        b.patch(&p, 0, &[1; 8]).unwrap();
+    });
+    has_looked.recv().unwrap();
+    // Gives it back, commits, and would take the lease again.
+    a.patch(&p, 0, &[2; 8]).unwrap();
+    let word_is_leased = bus.core.pages.resolve(id).is_ok();
+    assert!(word_is_leased);
+    // Inside the next leased commit somebody asks, and the thief goes on.
+    let core = Arc::clone(&bus.core);
+    let (inside, is_inside) = channel();
+    let (finish, finished) = channel();
+    let asker = std::thread::spawn(move || {
+        is_inside.recv().unwrap();
+        let c = Participant::join(
+            core,
+            ParticipantConfig {
+                name: "c".into(),
+                timeout: Duration::from_millis(50),
+                ..Default::default()
+            },
+        )
+        .unwrap();
+        let p = c.core().pages.resolve(id).unwrap();
+        let _ = c.patch(&p, 0, &[3; 8]);
+        go_on.send(()).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let mut out = [0u8; 8];
+        let seen = c.read(&p, 0, &mut out).map(|_| out);
+        finish.send(()).unwrap();
+        seen
+    });
+    arm("commit.odd", 0, Action::Park(inside, finished));
+    a.patch(&p, 0, &[4; 8]).unwrap();
+    let seen = asker.join().unwrap();
+    thief.join().unwrap();
+    assert!(
+        seen.is_err(),
+        "{seen:?}: somebody else wrote the page in the middle of a commit"
+    );
+}
+
+#[test]
+fn a_growth_cut_short_leaves_no_dirt_in_headers() {
+    let bus = bus();
+    // SAFETY: the child kills itself inside.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let core = Core::attach(&bus.core.dir, "t").map(Arc::new);
+        if let Ok(core) = core
+            && let Ok(a) = Participant::join(core, ParticipantConfig::default())
+        {
+            arm("grow.listed", 0, Action::Kill);
+            let _ = a.create_page(&page(32));
+        }
+        // SAFETY: plain system call.
+        unsafe { libc::_exit(1) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child just made.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    assert!(libc::WIFSIGNALED(status));
+    let a = bus.join("a", 1000);
+    a.create_page(&page(1024)).unwrap();
+    let class = bus
+        .core
+        .pages
+        .class_use()
+        .into_iter()
+        .find(|c| c.payload == 1024)
+        .unwrap();
+    assert_eq!(class.blocks - class.free, 1, "{class:?}");
+}
+
+#[test]
+fn a_cut_of_cells_is_one_instant() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let cell = || {
+        a.create_page(&NewPage {
+            size: 8,
+            versions: 4,
+            ..NewPage::default()
+        })
+        .unwrap()
+    };
+    let ids = [cell(), cell()];
+    let (copied, has_copied) = channel();
+    let (go_on, gone_on) = channel();
+    let core = Arc::clone(&bus.core);
+    let reader = std::thread::spawn(move || {
+        let r = Participant::join(core, ParticipantConfig::default()).unwrap();
+        let pages = ids.map(|id| r.core().pages.resolve(id).unwrap());
+        arm("cut.copied_one", 0, Action::Park(copied, gone_on));
+        let cut = r.read_cut(&pages).unwrap();
+        (cut[0].0[0], cut[1].0[0])
+    });
+    has_copied.recv().unwrap();
+    // The first cell is published, then the second; both writers stand ahead of the sequence word.
+    let mut writers = Vec::new();
+    for id in ids {
+        let (published, is_published) = channel();
+        let (finish, finished) = channel();
+        let core = Arc::clone(&bus.core);
+        let writer = std::thread::spawn(move || {
+            let w = Participant::join(core, ParticipantConfig::default()).unwrap();
+            let p = w.core().pages.resolve(id).unwrap();
+            arm("cell.published", 0, Action::Park(published, finished));
+            w.patch(&p, 0, &[1; 8]).unwrap();
+        });
+        is_published.recv().unwrap();
+        writers.push((writer, finish));
+    }
+    go_on.send(()).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    for (writer, finish) in writers {
+        finish.send(()).unwrap();
+        writer.join().unwrap();
+    }
+    assert_ne!(
+        reader.join().unwrap(),
+        (0, 1),
+        "the second is never newer than the first"
+    );
+}
+
+#[test]
+fn a_page_whose_description_changes_is_found_all_the_time() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let named = |name: &str| NewPage {
+        size: 8,
+        cold: mmsb_shm::Cold {
+            name: name.into(),
+            ..Default::default()
+        },
+        ..NewPage::default()
+    };
+    let id = a.create_page(&named("x")).unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let core = Arc::clone(&bus.core);
+    let stopped = Arc::clone(&stop);
+    let reader = std::thread::spawn(move || {
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            assert_eq!(core.pages.find("x").unwrap(), id);
+            let cold = core.pages.cold(id).unwrap();
+            if let Some((_, value)) = cold.meta.first() {
+                let first = value.as_bytes()[0];
+                assert!(value.bytes().all(|b| b == first), "torn: {value}");
+            }
+        }
+    });
+    for i in 0..20_000u32 {
+        let value = char::from(b'a' + (i % 26) as u8).to_string().repeat(500);
+        a.describe_page(id, |mut cold| {
+            cold.meta = vec![("k".into(), value.clone())];
+            cold
+        })
+        .unwrap();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    reader.join().unwrap();
+}
+
+#[test]
+fn removing_a_bus_that_was_replaced_meanwhile_leaves_no_half() {
+    let bus = bus();
+    let dir = bus.core.dir.clone();
+    let (opened, is_opened) = channel();
+    let (go_on, gone_on) = channel();
+    let other = dir.clone();
+    let remover = std::thread::spawn(move || {
+        arm("unlink.opened", 0, Action::Park(opened, gone_on));
+        mmsb_shm::segment::unlink(&other, "t")
+    });
+    is_opened.recv().unwrap();
+    mmsb_shm::segment::unlink(&dir, "t").unwrap();
+    drop(Core::create(&dir, "t", &BusConfig::default()).unwrap());
+    go_on.send(()).unwrap();
+    remover.join().unwrap().unwrap();
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert!(left == 0 || left == 2, "{left} of two objects");
+}
