@@ -552,7 +552,7 @@ fn completions_and_manual_pages_are_complete() {
     buses.mmsb(&["completions", "csh"]).fails(2);
     let target = buses.path().join("man");
     let files = buses.json(&["man", target.to_str().unwrap()]);
-    assert_eq!(files["files"].as_array().unwrap().len(), 13);
+    assert_eq!(files["files"].as_array().unwrap().len(), 14);
     let page = std::fs::read_to_string(target.join("mmsb-watch.1")).unwrap();
     assert!(page.contains("prefix") && page.starts_with(".ie"), "{page}");
     assert!(target.join("mmsb.1").exists() && !target.join("mmsb-demo-worker.1").exists());

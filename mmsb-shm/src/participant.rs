@@ -5,7 +5,7 @@
 //! dies of, and anybody can ask about it, across PID namespaces. Alive means: the lock is held. Nothing else decides.
 //!
 //! A life is (slot, generation). Owner words and stamps carry it, and a slot is reused only after everything that its
-//! last life left behind was finished or cleared ([`crate::recovery`]).
+//! last life left behind was finished or cleared (`recovery`).
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -1,4 +1,4 @@
-//! Named crash steps. Only with the feature `testing`; otherwise [`step`] is empty and costs nothing.
+//! Named crash steps. Only with the feature `testing`; otherwise `step` is empty and costs nothing.
 //!
 //! Every place at which the death of a process leaves a different state has a name. A test arms one of them for the
 //! calling thread, and the thread dies, stops or parks when it gets there for the n-th time.

@@ -1,7 +1,7 @@
 //! Scripted operations on a bus of known content: what the `worker` does, and dies in.
 //!
 //! Every scenario begins with the same pages ([`furnish`]), so a run that is not killed tells what every other run may
-//! leave behind: the state ahead of the operation, or that behind one of its commits ([`Actor::mark`]).
+//! leave behind: the state ahead of the operation, or that behind one of its commits (`Actor::mark`).
 
 use std::sync::Arc;
 
