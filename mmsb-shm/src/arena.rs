@@ -69,6 +69,17 @@ impl Default for Pools {
     }
 }
 
+/// What a block that left its page is good for.
+enum Use {
+    /// Nobody reads it. To be exchanged: the state, which names the LSN of this life, so the exchange fails if the block
+    /// had another one meanwhile.
+    None(BlockState),
+    /// A pin or a gating cursor needs it.
+    Needed,
+    /// It has another life already.
+    Other,
+}
+
 /// Refills of the private pool that one allocation makes before it calls the bitmaps corrupt.
 const REFILLS_MAX: u32 = 1000;
 
@@ -206,7 +217,7 @@ impl Pages {
                     // Relaxed: a report.
                     match BlockState::from_word(block.header.state.load(Ordering::Relaxed)) {
                         BlockState::Free => u.free += 1,
-                        BlockState::Held(_) | BlockState::Retired(_) => u.pending += 1,
+                        BlockState::Held(_) | BlockState::Retired { .. } => u.pending += 1,
                         _ => {}
                     }
                 }
@@ -220,15 +231,20 @@ impl Pages {
 }
 
 impl Core {
-    /// Whether nobody can still be reading the retired block.
-    fn is_reclaimable(&self, block: &Block<'_>) -> bool {
+    /// Whether a block that left the page `page` may be used again.
+    fn use_of(&self, block: &Block<'_>, page: u32) -> Use {
+        // Acquire: the lsn below is that of this life, or 0, of a later one, and then the exchange fails.
+        let state = BlockState::from_word(block.header.state.load(Ordering::Acquire));
+        if !matches!(state, BlockState::Retired { page: of, .. } if of == page) {
+            return Use::Other;
+        }
         // The block left its page before this point.
         hazard::reclaim_fence();
         // Relaxed: a live block's lsn was stored before it was published.
         let published = block.header.lsn.load(Ordering::Relaxed);
         for slot in self.ctl.participants_used() {
             if hazard::is_named(&slot.hazards, block.at.bits()) {
-                return false;
+                return Use::Needed;
             }
         }
         for cursor in self.ctl.cursors_used() {
@@ -239,10 +255,11 @@ impl Core {
             }
             let position = cursor.position.load(Ordering::Acquire);
             if position == CURSOR_JOINING || position <= published {
-                return false;
+                return Use::Needed;
             }
         }
-        true
+        step("arena.unneeded");
+        Use::None(state)
     }
 
     /// Lists every free block of a class again, and frees retired ones that nobody needs. The caller holds the grow
@@ -264,13 +281,16 @@ impl Core {
                             found += 1;
                         }
                     }
-                    BlockState::Retired(page) => {
-                        if self.is_reclaimable(&block) {
-                            found +=
-                                u64::from(self.pages.free_block(at, BlockState::Retired(page))?);
-                        } else {
-                            // Still needed: look again next time.
-                            h.sweep_due.fetch_or(1 << class, Ordering::AcqRel);
+                    BlockState::Retired { page, .. } => {
+                        match self.use_of(&block, page) {
+                            Use::None(state) => {
+                                found += u64::from(self.pages.free_block(at, state)?);
+                            }
+                            Use::Needed => {
+                                // Look again next time.
+                                h.sweep_due.fetch_or(1 << class, Ordering::AcqRel);
+                            }
+                            Use::Other => {}
                         }
                     }
                     _ => {}
@@ -391,7 +411,7 @@ impl Participant {
         // Release: noted before it is taken, so that recovery finds it.
         self.slot().in_hand[hand as usize].store(block.at.bits(), Ordering::Release);
         step("arena.noted");
-        let held = blocks::hold(&block.header.state, from, self.me);
+        let held = blocks::hold(&block.header.state, &block.header.lsn, from, self.me);
         step("arena.held");
         held
     }
@@ -605,12 +625,19 @@ impl Participant {
             let r = pools.retired[i];
             if r.class == class && r.page == page {
                 let block = self.core.pages.block(r.at, class_payload(class))?;
-                if self.core.is_reclaimable(&block) {
-                    pools.retired.swap_remove(i);
-                    if self.hold_block(&block, hand, BlockState::Retired(page.index)) {
-                        return Ok(Some(block));
+                match self.core.use_of(&block, page.index) {
+                    Use::None(state) => {
+                        pools.retired.swap_remove(i);
+                        if self.hold_block(&block, hand, state) {
+                            return Ok(Some(block));
+                        }
+                        continue;
                     }
-                    continue;
+                    Use::Other => {
+                        pools.retired.swap_remove(i);
+                        continue;
+                    }
+                    Use::Needed => {}
                 }
             }
             i += 1;
@@ -624,12 +651,10 @@ impl Participant {
         let mut kept = Vec::new();
         for r in std::mem::take(&mut pools.retired) {
             let block = self.core.pages.block(r.at, 0)?;
-            if self.core.is_reclaimable(&block) {
-                self.core
-                    .pages
-                    .free_block(r.at, BlockState::Retired(r.page.index))?;
-            } else {
-                kept.push(r);
+            match self.core.use_of(&block, r.page.index) {
+                Use::None(state) => drop(self.core.pages.free_block(r.at, state)?),
+                Use::Needed => kept.push(r),
+                Use::Other => {}
             }
         }
         pools.retired = kept;

@@ -4,7 +4,7 @@
 //!   FREE for HELD (Acquire): the taker sees the block's last life ended. A bit that is set for a block which is not
 //!   FREE costs a failed exchange; a block that is FREE without a bit is found by the next sweep.
 //! * F2 the Release fence of `hold` pairs with the Acquire fence ahead of a reader's second look at the directory
-//!   ([`crate::page::seqlock::still_there`]).
+//!   ([`crate::page::seqlock::still_there`]), or at the block's lsn (`read_swapped`).
 
 use crate::layout::page::BlockState;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -18,14 +18,30 @@ pub(crate) fn exchange(state: &AtomicU64, from: BlockState, to: BlockState) -> b
         .is_ok()
 }
 
-/// Takes a block for the holder of the owner word `me`. False: it was not in the state `from`.
+/// Takes a block, whose content was that of `lsn`, for the holder of the owner word `me`. False: it was not in the
+/// state `from`.
 #[inline]
-pub(crate) fn hold(state: &AtomicU64, from: BlockState, me: u32) -> bool {
+pub(crate) fn hold(state: &AtomicU64, lsn: &AtomicU64, from: BlockState, me: u32) -> bool {
     let held = exchange(state, from, BlockState::Held(me));
-    // Release fence (F2): that the block left its page is visible no later than the first byte of its new life, so a
-    // reader that copied such a byte finds another directory entry when it looks again.
+    if held {
+        // Relaxed: the fence below orders it.
+        lsn.store(0, Ordering::Relaxed);
+    }
+    // Release fence (F2): that the block left its page, and that it holds no delta's content any more, is visible no
+    // later than the first byte of its new life; a reader that copied such a byte finds another directory entry, or
+    // another lsn, when it looks again.
     fence(Ordering::Release);
     held
+}
+
+/// Whether a block still holds what the delta at `of` made of it: nobody took it ahead of the copy that the caller just
+/// made.
+#[inline]
+pub(crate) fn still_of(lsn: &AtomicU64, of: u64) -> bool {
+    // Acquire fence (F2): the copy's loads are done before the look below (PROTOCOL C3).
+    fence(Ordering::Acquire);
+    // Relaxed: the fence orders it; equality is all that is asked.
+    lsn.load(Ordering::Relaxed) == of
 }
 
 /// Takes all bits of a bitmap word; they are the caller's hints from now on.

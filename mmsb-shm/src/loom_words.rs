@@ -178,7 +178,7 @@ fn a_block_has_one_taker_at_a_time_whatever_the_hints_say() {
                 if blocks::take_bits(&block.free) & 1 == 0 {
                     return 0;
                 }
-                if !blocks::hold(&block.state, BlockState::Free, me) {
+                if !blocks::hold(&block.state, &block.lsn, BlockState::Free, me) {
                     return 0;
                 }
                 block.write();

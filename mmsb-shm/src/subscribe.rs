@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::blocks;
 use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
-use crate::layout::page::{BlockRef, BlockState};
+use crate::layout::page::BlockRef;
 use crate::layout::participant::Cursor;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SLOT_BYTES, SlotState, Stamp, slots_for};
 use crate::names::Cold;
@@ -19,7 +20,7 @@ use crate::ring::record::{self, TIME_SHIFT};
 use crate::ring::{LSN_MAX, Ring, Seen, gating};
 use crate::segment::{Core, Pages};
 use crate::stats::Counter;
-use crate::sync::{Ordering, fence, relax};
+use crate::sync::{Ordering, relax};
 use crate::sys::{clock, futex};
 use crate::testing::step;
 
@@ -523,16 +524,8 @@ impl Pages {
         out.resize(size as usize, 0);
         // SAFETY: `size` ≤ the room of the block; the buffer was just sized.
         unsafe { self.copy_out(out.as_mut_ptr(), block.payload, size as usize)? };
-        // Acquire fence: the copy is done before the second look (PROTOCOL C3).
-        fence(Ordering::Acquire);
-        // Acquire, ahead of the lsn: whoever fills the block again takes it first (HELD), and the lsn is another before the
-        // block is a page's again.
-        let state = BlockState::from_word(block.header.state.load(Ordering::Acquire));
-        let index = delta.page.index;
-        Ok(
-            (state == BlockState::Live(index) || state == BlockState::Retired(index))
-                && block.header.lsn.load(Ordering::Relaxed) == delta.lsn,
-        )
+        // The state would not tell: a block whose delta is READY and not yet applied is still in its writer's hand.
+        Ok(blocks::still_of(&block.header.lsn, delta.lsn))
     }
 
     /// Where the ring ends now: what follows from here is new.

@@ -9,7 +9,7 @@ use mmsb_shm::participant::{Participant, ParticipantConfig};
 use mmsb_shm::segment::{BusConfig, Core};
 use mmsb_shm::sys::space::SegmentDir;
 use mmsb_shm::testing::{Action, arm};
-use mmsb_shm::{Change, NewPage, Options, PageError, Polled};
+use mmsb_shm::{Change, Kind, NewPage, Options, PageError, Polled};
 
 struct TestBus {
     core: Arc<Core>,
@@ -183,6 +183,115 @@ fn a_block_that_is_being_filled_again_is_not_the_old_delta() {
     assert!(matches!(polled, Ok(Polled::Deltas(_))));
     let (whole, bytes) = &seen[0];
     assert!(!whole || bytes[0] == 1, "believed {:?}", &bytes[..4]);
+}
+
+#[test]
+fn a_gating_follower_finds_the_content_of_a_swap_that_is_ready_and_not_yet_applied() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let id = a.create_page(&page(100)).unwrap();
+    let b = bus.join("b", 1000);
+    let mut follower = b.follow(true).unwrap();
+    for at in ["commit.ready", "swap.live", "swap.entry", "swap.retired"] {
+        let (parked, is_parked) = channel();
+        let (go_on, gone_on) = channel();
+        std::thread::scope(|scope| {
+            let core = Arc::clone(&bus.core);
+            let publisher = scope.spawn(move || {
+                let config = ParticipantConfig {
+                    name: "c".into(),
+                    ..Default::default()
+                };
+                let c = Participant::join(core, config).unwrap();
+                let p = c.core().pages.resolve(id).unwrap();
+                let mut loan = c.loan(&p).unwrap();
+                loan.fill(7);
+                arm(at, 0, Action::Park(parked, gone_on));
+                loan.publish(0).unwrap();
+            });
+            let go_on = go_on;
+            is_parked.recv().unwrap();
+            let mut seen = Vec::new();
+            let polled = b.poll(&mut follower, 10, |d| {
+                let mut out = Vec::new();
+                if d.kind != Kind::Swap {
+                    return;
+                }
+                seen.push((bus.core.pages.read_swapped(d, &mut out).unwrap(), out));
+            });
+            assert!(matches!(polled, Ok(Polled::Deltas(_))), "{polled:?}");
+            assert_eq!(seen, [(true, vec![7; 100])], "parked at {at}");
+            go_on.send(()).unwrap();
+            publisher.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_block_that_lived_again_is_not_reclaimed_on_an_old_look() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    // Few blocks of this size fit in a run.
+    let size = 1536 << 10;
+    let id = a.create_page(&page(size)).unwrap();
+    let p = a.core().pages.resolve(id).unwrap();
+    let publish = |byte| {
+        let mut loan = a.loan(&p).unwrap();
+        let at = loan.as_ptr();
+        loan.fill(byte);
+        loan.publish(0).unwrap();
+        at
+    };
+    publish(0);
+    let first = publish(1);
+    // A leaver that could not reclaim what it retired asks for a sweep.
+    let x = bus.join("x", 1000);
+    let other = x.create_page(&page(size)).unwrap();
+    let other = x.core().pages.resolve(other).unwrap();
+    let gate = a.follow(true).unwrap();
+    for _ in 0..2 {
+        x.loan(&other).unwrap().publish(0).unwrap();
+    }
+    drop(x);
+    drop(gate);
+    publish(2);
+    let (looked, has_looked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        let sweeper = scope.spawn(move || {
+            let config = ParticipantConfig {
+                name: "s".into(),
+                ..Default::default()
+            };
+            let s = Participant::join(core, config).unwrap();
+            arm("arena.unneeded", 0, Action::Park(looked, gone_on));
+            // Sweeps once what is listed as free is used up.
+            for _ in 0..20 {
+                s.create_page(&page(size)).unwrap();
+            }
+        });
+        let go_on = go_on;
+        has_looked.recv().unwrap();
+        // The block that the sweeper looked at is taken, published and retired again, and this time a gating follower
+        // needs it.
+        let mut follower = a.follow(true).unwrap();
+        let third = publish(3);
+        assert_eq!(third, first, "the test needs this block");
+        publish(4);
+        go_on.send(()).unwrap();
+        sweeper.join().unwrap();
+        let mut seen = Vec::new();
+        a.poll(&mut follower, 10, |d| {
+            let mut out = Vec::new();
+            if d.page == id {
+                let found = bus.core.pages.read_swapped(d, &mut out).unwrap();
+                seen.push((found, out[0], out[size as usize - 1]));
+            }
+        })
+        .unwrap();
+        assert_eq!(seen, [(true, 3, 3), (true, 4, 4)]);
+    });
 }
 
 #[test]

@@ -154,6 +154,14 @@ pub(crate) fn apply_payload(
     Ok(applied)
 }
 
+/// The block left its page. Whoever does this owns the page, so the block's lsn does not change meanwhile; a block that
+/// is retired already, or has another life by now, stays what it is.
+fn retire(block: &Block<'_>, index: u32) {
+    let lsn = block.header.lsn.load(Ordering::Relaxed);
+    let retired = BlockState::retired(index, lsn);
+    blocks::exchange(&block.header.state, BlockState::Live(index), retired);
+}
+
 /// Makes `new` the content of the page, whose block was `old`. `new` is whole: its header says epoch, lsn and size.
 pub(crate) fn apply_swap(
     core: &Core,
@@ -182,11 +190,7 @@ pub(crate) fn apply_swap(
     }
     let old_block = core.pages.block(old, 0)?;
     // The page left the block; who reclaims it looks at the hazards behind a fence.
-    blocks::exchange(
-        &old_block.header.state,
-        BlockState::Live(index),
-        BlockState::Retired(index),
-    );
+    retire(&old_block, index);
     step("swap.retired");
     Ok(fresh)
 }
@@ -267,11 +271,7 @@ fn apply_destroy(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
     if block.header.shape.load(Ordering::Relaxed) & SHAPE_LOANED == 0 {
         core.pages.free_block(at, BlockState::Live(index))?;
     } else {
-        blocks::exchange(
-            &block.header.state,
-            BlockState::Live(index),
-            BlockState::Retired(index),
-        );
+        retire(&block, index);
     }
     step("destroy.block");
     Ok(fresh)

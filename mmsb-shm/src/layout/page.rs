@@ -155,15 +155,33 @@ pub enum BlockState {
     Held(u32),
     /// Content of this page index.
     Live(u32),
-    /// Was content of this page index; reusable once no pin and no gating cursor needs it.
-    Retired(u32),
+    /// Was content of this page; reusable once no pin and no gating cursor needs it.
+    Retired {
+        /// The page index.
+        page: u32,
+        /// Low 24 bits of the LSN of its content, so that who looked whether it is still needed reclaims what it
+        /// looked at, not a later life of the same block on the same page.
+        life: u32,
+    },
     /// Cold record of this page index.
     Cold(u32),
     /// Bits no participant writes.
     Bad,
 }
 
+/// Bits of an LSN in [`BlockState::Retired`].
+const LIFE_MASK: u32 = 0xff_ffff;
+
 impl BlockState {
+    /// The state of a block that left its page with the content of `lsn`.
+    #[inline]
+    pub fn retired(page: u32, lsn: u64) -> BlockState {
+        BlockState::Retired {
+            page,
+            life: lsn as u32 & LIFE_MASK,
+        }
+    }
+
     /// The stored word.
     #[inline]
     pub fn word(self) -> u64 {
@@ -171,7 +189,9 @@ impl BlockState {
             BlockState::Free => 0,
             BlockState::Held(v) => u64::from(v) << 8 | 1,
             BlockState::Live(v) => u64::from(v) << 8 | 2,
-            BlockState::Retired(v) => u64::from(v) << 8 | 3,
+            BlockState::Retired { page, life } => {
+                u64::from(life & LIFE_MASK) << 40 | u64::from(page) << 8 | 3
+            }
             BlockState::Cold(v) => u64::from(v) << 8 | 4,
             BlockState::Bad => u64::MAX,
         }
@@ -185,7 +205,10 @@ impl BlockState {
             0 if word == 0 => BlockState::Free,
             1 => BlockState::Held(value),
             2 => BlockState::Live(value),
-            3 => BlockState::Retired(value),
+            3 => BlockState::Retired {
+                page: value,
+                life: (word >> 40) as u32,
+            },
             4 => BlockState::Cold(value),
             _ => BlockState::Bad,
         }

@@ -133,7 +133,7 @@ fn a_block_that_left_its_page_is_not_taken_for_it() {
         let creator = {
             let block = Arc::clone(&block);
             thread::spawn(move || {
-                if blocks::hold(&block.state, BlockState::Free, 7) {
+                if blocks::hold(&block.state, &block.lsn, BlockState::Free, 7) {
                     // Another page's content; its sequence word starts at zero, as that of the page before did.
                     block.fill(20);
                     block.seq.store(0, Ordering::Relaxed);
@@ -151,6 +151,35 @@ fn a_block_that_left_its_page_is_not_taken_for_it() {
         reader.join().unwrap();
         destroyer.join().unwrap();
         creator.join().unwrap();
+    });
+}
+
+#[test]
+fn a_block_that_was_taken_again_is_not_the_content_of_its_delta() {
+    const LSN: u64 = 5;
+    loom::model(|| {
+        let block = Arc::new(Block::new(10));
+        block.lsn.store(LSN, Ordering::Relaxed);
+        let retired = BlockState::retired(0, LSN);
+        block.state.store(retired.word(), Ordering::Relaxed);
+        let taker = {
+            let block = Arc::clone(&block);
+            thread::spawn(move || {
+                assert!(blocks::hold(&block.state, &block.lsn, retired, 7));
+                block.fill(20);
+            })
+        };
+        let reader = thread::spawn(move || {
+            // As `read_swapped`.
+            if block.lsn.load(Ordering::Acquire) == LSN {
+                let copy = [0, 1].map(|i| block.payload[i].load(Ordering::Relaxed));
+                if blocks::still_of(&block.lsn, LSN) {
+                    assert_eq!(copy, [10, 10], "bytes of the next filling");
+                }
+            }
+        });
+        reader.join().unwrap();
+        taker.join().unwrap();
     });
 }
 

@@ -479,7 +479,8 @@ fn a_swap_is_finished_from_every_state() {
         }
         let old_state = &bus.core.pages.block(old, 0).unwrap().header.state;
         if reached >= 3 {
-            let retired = BlockState::Retired(index).word();
+            let lsn = page.block().header.lsn.load(Ordering::Relaxed);
+            let retired = BlockState::retired(index, lsn).word();
             old_state.store(retired, Ordering::Release);
         }
         let at = held.block.at;
@@ -490,7 +491,7 @@ fn a_swap_is_finished_from_every_state() {
             BlockState::from_word(block.header.state.load(Ordering::Acquire))
         };
         assert_eq!(state(at), BlockState::Live(index));
-        assert_eq!(state(old), BlockState::Retired(index));
+        assert!(matches!(state(old), BlockState::Retired { page, .. } if page == index));
     }
 }
 

@@ -534,6 +534,8 @@ impl<'a> Phase<'a> {
         let begin = Instant::now();
         loop {
             self.listen();
+            // An armed one may come to its step meanwhile; no progress is expected of it.
+            self.look_after()?;
             let waiting = self.writers.iter().zip(&before).position(
                 |(w, before)| matches!((w, before), (Some(w), Some(before)) if w.acks == *before),
             );
