@@ -119,6 +119,7 @@ fn a_sleeper_whose_flag_another_waker_wiped_is_woken_all_the_same() {
 struct Block {
     entry: AtomicU64,
     state: AtomicU64,
+    lsn: AtomicU64,
     free: AtomicU64,
     content: UnsafeCell<u64>,
 }
@@ -128,6 +129,7 @@ impl Block {
         Arc::new(Block {
             entry: AtomicU64::new(1),
             state: AtomicU64::new(state.word()),
+            lsn: AtomicU64::new(0),
             free: AtomicU64::new(0),
             content: UnsafeCell::new(0),
         })
