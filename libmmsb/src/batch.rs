@@ -6,25 +6,6 @@ use crate::error::Result;
 use crate::page::{Gathered, gather, offset32};
 use crate::{Bus, Page};
 
-enum Op<'a> {
-    Patch {
-        page: &'a PageRef,
-        offset: u32,
-        bytes: &'a [u8],
-    },
-    Ranges {
-        page: &'a PageRef,
-        gathered: Gathered,
-    },
-    Masked {
-        page: &'a PageRef,
-        offset: u32,
-        mask: &'a [u8],
-        bytes: &'a [u8],
-    },
-    Mark(&'a [u8]),
-}
-
 /// Several deltas to be committed as one group; from [`Bus::batch`].
 ///
 /// A batch has one place in the order and is all or nothing for crashes and for the log: one claim, one publication, so
@@ -47,7 +28,10 @@ enum Op<'a> {
 /// ```
 pub struct Batch<'a> {
     bus: &'a Bus,
-    ops: Vec<Op<'a>>,
+    /// In order. One of [`Page::patch_many`] is here without its ranges, which are in `gathered`.
+    changes: Vec<Change<'a>>,
+    /// Sparse deltas: their places in `changes`, ascending, and what belongs there.
+    gathered: Vec<(usize, Gathered)>,
     cause: u64,
     /// The first thing that was wrong; `commit` says it.
     refused: Option<crate::Error>,
@@ -56,7 +40,7 @@ pub struct Batch<'a> {
 impl std::fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Batch")
-            .field("deltas", &self.ops.len())
+            .field("deltas", &self.changes.len())
             .finish()
     }
 }
@@ -65,43 +49,54 @@ impl<'a> Batch<'a> {
     pub(crate) fn new(bus: &'a Bus) -> Batch<'a> {
         Batch {
             bus,
-            ops: Vec::new(),
+            changes: Vec::new(),
+            gathered: Vec::new(),
             cause: 0,
             refused: None,
         }
     }
 
-    fn push(&mut self, op: Result<Op<'a>>) -> &mut Batch<'a> {
-        match op {
-            Ok(op) => self.ops.push(op),
-            Err(e) => {
-                self.refused.get_or_insert(e);
-            }
+    #[cold]
+    fn refuse(&mut self, e: crate::Error) {
+        self.refused.get_or_insert(e);
+    }
+
+    /// Adds [`Page::patch`].
+    #[inline]
+    pub fn patch(&mut self, page: &'a Page<'_>, offset: usize, bytes: &'a [u8]) -> &mut Batch<'a> {
+        let offset = self
+            .bus
+            .own(page)
+            .and_then(|page| Ok((page, offset32(page, offset, bytes.len())?)));
+        match offset {
+            Ok((page, offset)) => self.changes.push(Change::Patch {
+                page,
+                offset,
+                bytes,
+            }),
+            Err(e) => self.refuse(e),
         }
         self
     }
 
-    /// Adds [`Page::patch`].
-    pub fn patch(&mut self, page: &'a Page<'_>, offset: usize, bytes: &'a [u8]) -> &mut Batch<'a> {
-        let op = self.bus.own(page).and_then(|page| {
-            Ok(Op::Patch {
-                page,
-                offset: offset32(page, offset, bytes.len())?,
-                bytes,
-            })
-        });
-        self.push(op)
-    }
-
     /// Adds [`Page::patch_many`].
     pub fn patch_many(&mut self, page: &'a Page<'_>, ranges: &[(usize, &[u8])]) -> &mut Batch<'a> {
-        let op = self.bus.own(page).and_then(|page| {
-            Ok(Op::Ranges {
-                page,
-                gathered: gather(page, ranges)?,
-            })
-        });
-        self.push(op)
+        match self
+            .bus
+            .own(page)
+            .and_then(|page| Ok((page, gather(page, ranges)?)))
+        {
+            Ok((page, gathered)) => {
+                self.gathered.push((self.changes.len(), gathered));
+                self.changes.push(Change::Ranges {
+                    page,
+                    ranges: &[],
+                    bytes: &[],
+                });
+            }
+            Err(e) => self.refuse(e),
+        }
+        self
     }
 
     /// Adds [`Page::write_masked`].
@@ -112,20 +107,26 @@ impl<'a> Batch<'a> {
         mask: &'a [u8],
         bytes: &'a [u8],
     ) -> &mut Batch<'a> {
-        let op = self.bus.own(page).and_then(|page| {
-            Ok(Op::Masked {
+        match self
+            .bus
+            .own(page)
+            .and_then(|page| Ok((page, offset32(page, offset, bytes.len())?)))
+        {
+            Ok((page, offset)) => self.changes.push(Change::Masked {
                 page,
-                offset: offset32(page, offset, bytes.len())?,
+                offset,
                 mask,
                 bytes,
-            })
-        });
-        self.push(op)
+            }),
+            Err(e) => self.refuse(e),
+        }
+        self
     }
 
     /// Adds a mark: bytes of your own in the order of the bus, which subscribers to everything are told of.
     pub fn mark(&mut self, bytes: &'a [u8]) -> &mut Batch<'a> {
-        self.push(Ok(Op::Mark(bytes)))
+        self.changes.push(Change::Mark { bytes });
+        self
     }
 
     /// Says that the delta at `lsn` led to all deltas of this batch.
@@ -136,12 +137,12 @@ impl<'a> Batch<'a> {
 
     /// Deltas so far.
     pub fn len(&self) -> usize {
-        self.ops.len()
+        self.changes.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
+        self.changes.is_empty()
     }
 
     /// Commits the deltas, in the order in which they were added; each raises its page's epoch by one. The batch is empty
@@ -151,52 +152,41 @@ impl<'a> Batch<'a> {
     /// The first thing wrong with what was added; [`PageError::DeltaTooLarge`](crate::PageError::DeltaTooLarge) if the
     /// batch does not fit a quarter of the ring; as any write. Nothing was changed then.
     pub fn commit(&mut self) -> Result<Receipt> {
-        let ops = std::mem::take(&mut self.ops);
-        if let Some(e) = self.refused.take() {
-            return Err(e);
-        }
-        let changes: Vec<Change<'_>> = ops
-            .iter()
-            .map(|op| match op {
-                Op::Patch {
-                    page,
-                    offset,
-                    bytes,
-                } => Change::Patch {
-                    page,
-                    offset: *offset,
-                    bytes,
-                },
-                Op::Ranges { page, gathered } => Change::Ranges {
-                    page,
-                    ranges: &gathered.ranges,
-                    bytes: &gathered.bytes,
-                },
-                Op::Masked {
-                    page,
-                    offset,
-                    mask,
-                    bytes,
-                } => Change::Masked {
-                    page,
-                    offset: *offset,
-                    mask,
-                    bytes,
-                },
-                Op::Mark(bytes) => Change::Mark { bytes },
-            })
-            .collect();
         let options = Options {
             cause: std::mem::take(&mut self.cause),
             transaction: false,
         };
-        Ok(self.bus.participant().commit(&changes, &options)?)
+        let result = match self.refused.take() {
+            Some(e) => Err(e),
+            None if self.gathered.is_empty() => self.commit_now(&self.changes, &options),
+            None => self.commit_gathered(&options),
+        };
+        // The memory stays, for the next round.
+        self.changes.clear();
+        self.gathered.clear();
+        result
+    }
+
+    fn commit_now(&self, changes: &[Change<'_>], options: &Options) -> Result<Receipt> {
+        Ok(self.bus.participant().commit(changes, options)?)
+    }
+
+    #[cold]
+    fn commit_gathered(&self, options: &Options) -> Result<Receipt> {
+        let mut changes: Vec<Change<'_>> = self.changes.clone();
+        for (at, gathered) in &self.gathered {
+            if let Some(Change::Ranges { ranges, bytes, .. }) = changes.get_mut(*at) {
+                (*ranges, *bytes) = (&gathered.ranges, &gathered.bytes);
+            }
+        }
+        self.commit_now(&changes, options)
     }
 }
 
 impl Bus {
     /// The page, if it was looked up through this bus (or another participant on the same mapping): one of another bus
     /// leads to other memory.
+    #[inline]
     pub(crate) fn own<'p>(&self, page: &'p Page<'_>) -> Result<&'p PageRef> {
         if std::sync::Arc::ptr_eq(self.core(), page.bus.core()) {
             return Ok(&page.page);
