@@ -44,6 +44,8 @@ pub(crate) struct Tracker {
     images: bool,
     /// The pages that the filter covers now. For `Everything` only kept with images, to tell after a gap who is gone.
     known: HashSet<PageId>,
+    /// One of `known`: the page of the last delta that was covered. Streams are bursts of few pages.
+    recent: Option<PageId>,
     /// An image holds all deltas of its page to this LSN.
     held: HashMap<PageId, u64>,
     /// Pages whose image is due, ahead of everything else.
@@ -65,6 +67,7 @@ impl Tracker {
             filter,
             images,
             known: HashSet::new(),
+            recent: None,
             held: HashMap::new(),
             due: VecDeque::new(),
             events: VecDeque::new(),
@@ -146,6 +149,7 @@ impl Tracker {
             self.due = present.into();
         }
         self.known = now;
+        self.recent = None;
         Ok(())
     }
 
@@ -210,7 +214,28 @@ impl Tracker {
         self.filter == Filter::Everything || self.known.contains(&id)
     }
 
+    /// As [`Tracker::covers`], for a stream of deltas.
+    #[inline]
+    fn covers_delta(&mut self, id: PageId) -> bool {
+        if self.recent == Some(id) {
+            return true;
+        }
+        let covers = self.covers(id);
+        // Not for `Everything`, whose pages are not taken off any list.
+        if covers && self.filter != Filter::Everything {
+            self.recent = Some(id);
+        }
+        covers
+    }
+
+    fn forget(&mut self, id: PageId) {
+        self.known.remove(&id);
+        self.held.remove(&id);
+        self.recent = self.recent.filter(|recent| *recent != id);
+    }
+
     /// Whether an image that was delivered holds this record already.
+    #[inline]
     fn is_held(&mut self, delta: &Delta<'_>) -> bool {
         if self.held.is_empty() {
             return false;
@@ -237,7 +262,7 @@ impl Tracker {
     ) {
         match delta.kind {
             Kind::Patch | Kind::Ranges | Kind::Masked => {
-                if !self.covers(delta.page) || self.is_held(delta) {
+                if !self.covers_delta(delta.page) || self.is_held(delta) {
                     return;
                 }
             }
@@ -315,8 +340,7 @@ impl Tracker {
                 if self.covers(id) {
                     self.events.push_back(Event::Destroyed(id));
                 }
-                self.known.remove(&id);
-                self.held.remove(&id);
+                self.forget(id);
             }
             _ => {}
         }
@@ -335,8 +359,7 @@ impl Tracker {
         };
         if !after {
             if before {
-                self.known.remove(&id);
-                self.held.remove(&id);
+                self.forget(id);
                 self.events.push_back(Event::Left(id));
             }
             return Ok(());

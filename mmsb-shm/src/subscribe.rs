@@ -11,7 +11,7 @@ use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::BlockRef;
 use crate::layout::participant::Cursor;
-use crate::layout::ring::{Kind, RecordFlags, RecordHead, SLOT_BYTES, SlotState, Stamp, slots_for};
+use crate::layout::ring::{Kind, RecordFlags, RecordHead, SLOT_BYTES, SlotState, Stamp};
 use crate::names::Cold;
 use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
@@ -20,7 +20,7 @@ use crate::ring::record::{self, TIME_SHIFT};
 use crate::ring::{LSN_MAX, Ring, Seen, gating};
 use crate::segment::{Core, Pages};
 use crate::stats::Counter;
-use crate::sync::{Ordering, relax};
+use crate::sync::{Ordering, prefetch_read, relax};
 use crate::sys::{clock, futex};
 use crate::testing::step;
 
@@ -127,7 +127,6 @@ pub struct Follower {
     mask: u32,
     strategy: WaitStrategy,
     scratch: Vec<u8>,
-    heads: Vec<(u64, RecordHead)>,
     missed: u64,
     /// When a claimed record was first met at the present position.
     waiting_since: Option<(u64, Instant)>,
@@ -171,7 +170,6 @@ impl Follower {
             mask: u32::MAX,
             strategy: WaitStrategy::default(),
             scratch: Vec::new(),
-            heads: Vec::new(),
             missed: 0,
             waiting_since: None,
         }
@@ -302,67 +300,45 @@ impl Follower {
         f: &mut impl FnMut(&Delta<'_>),
     ) -> Result<Option<usize>, PageError> {
         let lsn = self.position;
-        let end = lsn + u64::from(stamp.slots());
-        // A record's body is copied by whole slots, which is less than 64 bytes a slot.
-        let needed = stamp.slots() as usize * SLOT_BYTES as usize;
+        let slots = u64::from(stamp.slots());
+        let end = lsn + slots;
+        let needed = slots as usize * SLOT_BYTES as usize;
         if self.scratch.len() < needed {
             self.scratch.resize(needed, 0);
         }
-        self.heads.clear();
-        let mut at = lsn;
-        let mut start = 0;
-        while at < end {
-            let head = record::read_head(ring, at);
-            let slots = match record::checked_slots(&head, at, end - at) {
-                Ok(slots) => slots,
-                Err(e) => {
-                    return if ring.is_intact(lsn) {
-                        Err(e.into())
-                    } else {
-                        Ok(None)
-                    };
-                }
-            };
-            start = match self.scratch.get_mut(start..) {
-                Some(out) => start + record::read_body_padded(ring, at, slots, out),
-                None => start,
-            };
-            at += slots;
-            if at == end && self.heads.is_empty() {
-                // One record, the commonest group: no list of heads.
-                if !ring.is_intact(lsn) {
-                    return Ok(None);
-                }
-                let delta = delta(pages, clock, lsn, end, &head, &self.scratch, 0)?;
-                f(&delta);
-                self.position = end;
-                return Ok(Some(1));
-            }
-            self.heads.push((at - slots, head));
-            if at < end {
-                let inner = Stamp(ring.slot(at).stamp.load(Ordering::Relaxed));
-                if inner.state() != SlotState::Inner || inner.lap() != ring.lap(at) {
-                    if !ring.is_intact(lsn) {
-                        return Ok(None);
-                    }
-                    return Err(Corrupt {
-                        what: "stamp inside a group",
-                        offset: at,
-                    }
-                    .into());
-                }
-            }
+        let copied = self.scratch.get_mut(..needed).unwrap_or_default();
+        let long = slots >= LONG_GROUP;
+        if long {
+            prefetch_read(ring.slot(end));
         }
+        record::read_slots(ring, lsn, copied);
         if !ring.is_intact(lsn) {
             return Ok(None);
         }
-        let mut start = 0;
-        for (at, head) in &self.heads {
-            f(&delta(pages, clock, *at, end, head, &self.scratch, start)?);
-            start += record::padded(slots_for(head.body as usize));
+        // While this group is delivered, the lines of the next one come over, if it is there already. Never lines that are
+        // not READY: they are their writer's.
+        let mut ahead = 0..0;
+        if long && let Seen::Ready(next) = ring.look(end) {
+            ahead = end + 1..end + u64::from(next.slots());
+        }
+        let mut rest = copied;
+        let (mut at, mut count) = (lsn, 0);
+        while at < end {
+            let bad = |what| Corrupt { what, offset: at };
+            let taken = record::take_first(rest).ok_or(bad("record longer than its group"))?;
+            if at != lsn
+                && (taken.stamp.state() != SlotState::Inner || taken.stamp.lap() != ring.lap(at))
+            {
+                return Err(bad("stamp inside a group").into());
+            }
+            for lsn in ahead.by_ref().take(taken.slots as usize) {
+                prefetch_read(ring.slot(lsn));
+            }
+            f(&delta(pages, clock, at, end, &taken.head, taken.body)?);
+            (at, rest, count) = (at + taken.slots, taken.rest, count + 1);
         }
         self.position = end;
-        Ok(Some(self.heads.len()))
+        Ok(Some(count))
     }
 
     fn lapped(&mut self, ring: &Ring<'_>) -> Polled {
@@ -438,6 +414,9 @@ impl Follower {
     }
 }
 
+/// Slots from which on the lines of the group behind are asked for ahead of time.
+const LONG_GROUP: u64 = 16;
+
 /// What makes a record's time whole, read once for all that one poll delivers.
 #[derive(Clone, Copy)]
 struct Clock {
@@ -470,7 +449,7 @@ impl Clock {
     }
 }
 
-/// The delta of the record at `at`, whose copied body starts at `start` of `scratch`.
+/// The delta of the record at `at`.
 #[inline(always)]
 fn delta<'a>(
     pages: &Pages,
@@ -478,14 +457,12 @@ fn delta<'a>(
     at: u64,
     group_end: u64,
     head: &RecordHead,
-    scratch: &'a [u8],
-    start: usize,
+    body: &'a [u8],
 ) -> Result<Delta<'a>, PageError> {
     let bad = Corrupt {
         what: "record",
         offset: at,
     };
-    let body = scratch.get(start..start + head.body as usize).ok_or(bad)?;
     let kind = Kind::from_byte(head.kind).ok_or(bad)?;
     let parts = record::parts(head, body).ok_or(bad)?;
     Ok(Delta {

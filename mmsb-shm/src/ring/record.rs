@@ -4,8 +4,8 @@ use super::Ring;
 use crate::copy;
 use crate::error::Corrupt;
 use crate::layout::ring::{
-    CONTINUATION_BYTES, FIRST_BYTES, Kind, RecordFlags, RecordHead, Slot, SlotState, Stamp,
-    slots_for,
+    CONTINUATION_BYTES, FIRST_BYTES, Kind, RecordFlags, RecordHead, SLOT_BYTES, Slot, SlotState,
+    Stamp, slots_for,
 };
 use crate::sync::Ordering;
 
@@ -118,41 +118,54 @@ pub(crate) fn checked_slots(head: &RecordHead, lsn: u64, room: u64) -> Result<u6
     Ok(slots)
 }
 
-/// Bytes that [`read_body_padded`] writes for a record of `slots` slots.
-#[inline(always)]
-pub(crate) fn padded(slots: u64) -> usize {
-    FIRST_BYTES + (slots as usize - 1) * CONTINUATION_BYTES
-}
-
-/// Copies the body of the record at `lsn` to the start of `out`, with whatever fills its last slot: whole slots need no
-/// look at the length. `slots` came from [`checked_slots`], against slots that do not wrap. Returns [`padded`].
+/// Copies whole slots from `lsn` on, stamps and all, until `out` is full.
 ///
 /// # Panics
-/// If `out` is shorter than that.
+/// If the slots wrap: the caller has the stamp's length from [`Ring::look`], which leaves none that does.
 #[inline(always)]
-pub(crate) fn read_body_padded(ring: &Ring<'_>, lsn: u64, slots: u64, out: &mut [u8]) -> usize {
-    let len = padded(slots);
-    let out = &mut out[..len];
+pub(crate) fn read_slots(ring: &Ring<'_>, lsn: u64, out: &mut [u8]) {
+    let room = ring.len() - (lsn & (ring.len() - 1));
+    assert!(out.len() as u64 <= room * SLOT_BYTES);
     let base = core::ptr::from_ref(ring.slot(lsn)).cast::<u8>();
-    // SAFETY: `out` has `len` bytes; the source slots lie in the mapped ring (see above), and torn bytes are still
-    // initialised bytes.
-    unsafe {
-        copy::load(out.as_mut_ptr(), base.add(32), FIRST_BYTES);
-        if slots == 2 {
-            copy::gather_slots(
-                out.as_mut_ptr().add(FIRST_BYTES),
-                base.add(64),
-                CONTINUATION_BYTES,
-            );
-        } else if slots > 2 {
-            copy::gather_slots(
-                out.as_mut_ptr().add(FIRST_BYTES),
-                base.add(64),
-                len - FIRST_BYTES,
-            );
-        }
+    // SAFETY: so many bytes lie between the slot and the end of the mapped ring; torn bytes are still initialised bytes.
+    unsafe { copy::load(out.as_mut_ptr(), base, out.len()) }
+}
+
+/// The first record of copied slots.
+pub(crate) struct First<'a> {
+    pub(crate) stamp: Stamp,
+    pub(crate) head: RecordHead,
+    pub(crate) body: &'a [u8],
+    /// How many slots it takes.
+    pub(crate) slots: u64,
+    /// The slots behind it.
+    pub(crate) rest: &'a mut [u8],
+}
+
+/// Takes the first record off slots that [`read_slots`] copied, and joins its body by moving it over the stamps of the
+/// further slots. `None`: it says that it is longer than all of them.
+#[inline(always)]
+pub(crate) fn take_first(copied: &mut [u8]) -> Option<First<'_>> {
+    const SLOT: usize = SLOT_BYTES as usize;
+    let first = copied.first_chunk::<SLOT>()?;
+    let word = |i: usize| u64::from_le_bytes(*first[i * 8..].first_chunk().unwrap_or(&[0; 8]));
+    let stamp = Stamp(word(0));
+    let head = RecordHead::from_words([word(1), word(2), word(3)]);
+    let slots = slots_for(head.body as usize) as usize;
+    let (record, rest) = copied.split_at_mut_checked(slots * SLOT)?;
+    for i in 1..slots {
+        let (from, to) = (i * SLOT + 8, SLOT + (i - 1) * CONTINUATION_BYTES);
+        record.copy_within(from..from + CONTINUATION_BYTES, to);
     }
-    len
+    Some(First {
+        stamp,
+        head,
+        body: record
+            .get(SLOT - FIRST_BYTES..)?
+            .get(..head.body as usize)?,
+        slots: slots as u64,
+        rest,
+    })
 }
 
 /// Appends the body of the record at `lsn` to `out`. `head.body` was checked by [`checked_slots`] against slots that
