@@ -277,7 +277,9 @@ impl Participant {
                 }
                 Ok(()) => self.commit_run_locked(run),
             };
-            self.leave_page(index, word, entered);
+            if !self.is_stranded() {
+                self.leave_page(index, word, entered);
+            }
             match attempt? {
                 Attempt::Done(receipt, bytes) => {
                     self.finish(run.changes.len() as u64, bytes);
