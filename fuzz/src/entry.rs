@@ -408,7 +408,10 @@ impl Live {
             7 => {
                 let pages: Vec<PageRef> = (0..3).filter_map(|_| self.page(rng)).collect();
                 let _ = by.read_cut(&pages);
-                let _ = self.observer.observe_cut(&pages);
+                // A handle belongs to one mapping.
+                let resolve = |p: &PageRef| self.observer.resolve(p.id()).ok();
+                let observed: Vec<PageRef> = pages.iter().filter_map(resolve).collect();
+                let _ = self.observer.observe_cut(&observed);
             }
             8 | 9 => {
                 let (p, q) = (self.page(rng), self.page(rng));

@@ -9,7 +9,7 @@ use mmsb_shm::participant::{Participant, ParticipantConfig};
 use mmsb_shm::segment::{BusConfig, Core};
 use mmsb_shm::sys::space::SegmentDir;
 use mmsb_shm::testing::{Action, arm};
-use mmsb_shm::{Change, Kind, NewPage, Options, PageError, Polled};
+use mmsb_shm::{Change, Kind, NewPage, Options, PageError, PageVersion, Polled};
 
 struct TestBus {
     core: Arc<Core>,
@@ -516,4 +516,53 @@ fn removing_a_bus_that_was_replaced_meanwhile_leaves_no_half() {
     remover.join().unwrap().unwrap();
     let left = std::fs::read_dir(dir.path()).unwrap().count();
     assert!(left == 0 || left == 2, "{left} of two objects");
+}
+
+#[test]
+fn a_handle_of_one_mapping_is_refused_by_another() {
+    let (one, two) = (bus(), bus());
+    let (a, b) = (one.join("a", 300), two.join("b", 300));
+    // The same number, generation and block on both; and a number that there is on the first one only.
+    let id = a.create_page(&page(8)).unwrap();
+    assert_eq!(b.create_page(&page(8)).unwrap(), id);
+    let pa = one.core.pages.resolve(id).unwrap();
+    let mut out = [0u8; 8];
+    let gone = |e: Result<(), PageError>| matches!(e, Err(PageError::PageGone(_)));
+    let patch = [Change::Patch {
+        page: &pa,
+        offset: 0,
+        bytes: &[7; 8],
+    }];
+    let patches = [patch[0], patch[0]];
+    let transaction = Options {
+        transaction: true,
+        ..Options::default()
+    };
+    let known = PageVersion::default();
+    assert!(gone(b.patch(&pa, 0, &[7; 8]).map(drop)));
+    assert!(gone(b.commit(&patch, &Options::default()).map(drop)));
+    assert!(gone(b.commit(&patches, &transaction).map(drop)));
+    assert!(gone(
+        b.commit_if(&[], &Options::default(), &[(&pa, known)])
+            .map(drop)
+    ));
+    assert!(gone(b.update(&pa, 0, |bytes| bytes.fill(7)).map(drop)));
+    assert!(gone(b.loan(&pa).map(drop)));
+    assert!(gone(b.lease(&pa).map(drop)));
+    assert!(gone(b.pin(&pa).map(drop)));
+    assert!(gone(b.read(&pa, 0, &mut out).map(drop)));
+    assert!(gone(b.read_cut(std::slice::from_ref(&pa)).map(drop)));
+    assert!(gone(two.core.pages.may_be_newer(&pa, known).map(drop)));
+    a.read(&pa, 0, &mut out).unwrap();
+    assert_eq!(out, [0; 8], "written from the other bus");
+    // Nor by another mapping of the same bus.
+    let again = Core::attach(&one.core.dir, "t").unwrap();
+    assert!(gone(again.pages.observe(&pa, 0, &mut out).map(drop)));
+    // Nor does the handle lead into a mapping that is gone, whatever has its address now.
+    drop((a, one));
+    for _ in 0..20 {
+        let next = bus();
+        assert_eq!(next.join("c", 300).create_page(&page(8)).unwrap(), id);
+        assert!(gone(next.core.pages.observe(&pa, 0, &mut out).map(drop)));
+    }
 }

@@ -60,11 +60,14 @@ impl Drop for SetOnDrop<'_> {
 
 #[test]
 fn lsn_order_is_epoch_order_on_every_page_also_for_batches() {
+    // Large enough that a batch is often interrupted in the middle.
+    const SIZE: usize = 600;
+    const BATCHES: u64 = 100_000;
     let bus = bus();
     let main = bus.join("main");
-    let ids = bus.pages(&main, 2, 8);
+    let ids = bus.pages(&main, 2, SIZE as u64);
     let mut follower = main.follow(true).unwrap();
-    let mut last = [(0u64, [0u8; 8]); 2];
+    let mut last = [(0u64, [0u8; SIZE]); 2];
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..2u64)
             .map(|t| {
@@ -73,8 +76,8 @@ fn lsn_order_is_epoch_order_on_every_page_also_for_batches() {
                 let bus = &bus;
                 scope.spawn(move || {
                     let pages: Vec<PageRef> = ids.iter().map(|id| bus.resolve(*id)).collect();
-                    for i in 0..20_000u64 {
-                        let value = (i << 1 | t).to_le_bytes();
+                    for i in 0..BATCHES / 2 {
+                        let value = [(i << 1 | t) as u8; SIZE];
                         let change = |p: usize| Change::Patch {
                             page: &pages[p],
                             offset: 0,
@@ -104,9 +107,9 @@ fn lsn_order_is_epoch_order_on_every_page_also_for_batches() {
         while poll() != Polled::Empty {}
     });
     for (id, (lsn, value)) in ids.iter().zip(last) {
-        let mut bytes = [0; 8];
+        let mut bytes = [0; SIZE];
         let version = main.read(&bus.resolve(*id), 0, &mut bytes).unwrap();
-        assert_eq!((version.lsn, version.epoch), (lsn, 40_000));
+        assert_eq!((version.lsn, version.epoch), (lsn, BATCHES));
         assert_eq!(bytes, value, "the page holds what its last record says");
     }
 }

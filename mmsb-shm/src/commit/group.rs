@@ -263,6 +263,7 @@ impl Participant {
                 max,
             });
         }
+        self.core.pages.check_own(run.page)?;
         let index = run.page.id().index;
         let word = self.owner_word(index);
         loop {
@@ -276,7 +277,9 @@ impl Participant {
                 }
                 Ok(()) => self.commit_run_locked(run),
             };
-            self.leave_page(index, word, entered);
+            if !self.is_stranded() {
+                self.leave_page(index, word, entered);
+            }
             match attempt? {
                 Attempt::Done(receipt, bytes) => {
                     self.finish(run.changes.len() as u64, bytes);
@@ -385,6 +388,13 @@ impl Participant {
         }
         for change in changes {
             change.check()?;
+        }
+        // Ahead of the locks: an owner word of this bus is no business of another bus's page.
+        for page in changes.iter().filter_map(Change::page) {
+            self.core.pages.check_own(page)?;
+        }
+        for (page, _) in expected {
+            self.core.pages.check_own(page)?;
         }
         let mut indices: Vec<u32> = changes
             .iter()
@@ -863,6 +873,7 @@ impl Participant {
         mut f: impl FnMut(&mut [u8]) -> R,
     ) -> Result<(R, Option<Receipt>), PageError> {
         self.check_fork()?;
+        self.core.pages.check_own(page)?;
         let index = page.id().index;
         loop {
             let locked = self.lock_pages(&[index])?;

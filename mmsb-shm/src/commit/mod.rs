@@ -167,6 +167,7 @@ impl Participant {
     pub fn patch(&self, page: &PageRef, offset: usize, bytes: &[u8]) -> Result<u64, PageError> {
         page.check_range(offset as u64, bytes.len() as u64)?;
         self.check_fork()?;
+        self.core.pages.check_own(page)?;
         let ring = self.ring();
         let n = slots_for(bytes.len());
         if n > ring.record_slots_max() {
@@ -194,7 +195,8 @@ impl Participant {
             let entered = self.enter(index, word)?;
             step("commit.locked");
             // The entry may have changed before we became the owner (C2).
-            if let Err(e) = self.core.pages.ensure_fresh(page) {
+            // SAFETY: `check_own` let the handle pass, above.
+            if let Err(e) = unsafe { self.core.pages.ensure_own_fresh(page) } {
                 self.leave_page(index, word, entered);
                 return Err(e);
             }

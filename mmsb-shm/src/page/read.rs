@@ -16,7 +16,7 @@ use crate::layout::participant::HAZARDS;
 use crate::participant::{Holder, Locked, Participant, spin_until};
 use crate::recovery;
 use crate::segment::{Block, Pages};
-use crate::sync::{Ordering, fence, relax};
+use crate::sync::{AtomicU64, Ordering, fence, relax};
 use crate::sys::sigbus;
 use crate::testing::step;
 
@@ -33,6 +33,10 @@ pub struct PageVersion {
 #[derive(Debug)]
 pub struct PageRef {
     id: PageId,
+    /// [`Pages::id`] of the mapping that the pointers lead into.
+    of: u64,
+    /// Its word of the directory.
+    word: *const AtomicU64,
     entry: Cell<u64>,
     header: Cell<*const BlockHeader>,
     payload: Cell<*mut u8>,
@@ -40,8 +44,9 @@ pub struct PageRef {
     versions: Cell<u32>,
 }
 
-// SAFETY: the pointers lead into a mapping that outlives every use (uses go through the `Pages` they came from), and
-// everything behind them is accessed atomically; `Cell` keeps it off other threads at the same time.
+// SAFETY: the pointers lead into a mapping that outlives every use (uses go through the `Pages` they came from:
+// `check_own` refuses any other), and everything behind them is accessed atomically; `Cell` keeps it off other threads
+// at the same time.
 unsafe impl Send for PageRef {}
 
 /// Outcome of one attempt to read.
@@ -78,7 +83,7 @@ impl PageRef {
     /// patched in place the other, and the directory entry is the same then. Certain only for the page's owner, and for
     /// who holds a hazard on the block.
     #[inline(always)]
-    pub fn is_loaned(&self) -> bool {
+    pub(crate) fn is_loaned(&self) -> bool {
         // Relaxed: stored before the entry that led here (M1), or advisory.
         self.block().header.shape.load(Ordering::Relaxed) & SHAPE_LOANED != 0
     }
@@ -86,6 +91,16 @@ impl PageRef {
     #[inline(always)]
     pub(crate) fn entry(&self) -> DirectoryEntry {
         DirectoryEntry(self.entry.get())
+    }
+
+    /// The directory's word for this page.
+    ///
+    /// # Safety
+    /// The mapping that the handle was resolved in is there: [`Pages::check_own`] of a living one let it pass.
+    #[inline(always)]
+    unsafe fn word(&self) -> &AtomicU64 {
+        // SAFETY: `Pages::resolve` took it from the table of a mapping, which is there by the caller.
+        unsafe { &*self.word }
     }
 
     /// The block as last resolved.
@@ -146,8 +161,11 @@ pub(crate) fn cell_current<'a>(
 impl Pages {
     /// Looks a page up.
     pub fn resolve(&self, id: PageId) -> Result<PageRef, PageError> {
+        let word = self.entry(id.index).ok_or(PageError::PageGone(id))?;
         let page = PageRef {
             id,
+            of: self.id(),
+            word,
             entry: Cell::new(0),
             header: Cell::new(core::ptr::null()),
             payload: Cell::new(core::ptr::null_mut()),
@@ -158,9 +176,9 @@ impl Pages {
         Ok(page)
     }
 
-    /// Brings a handle up to its directory entry.
+    /// Brings a handle up to its directory entry. The handle is this mapping's.
     #[cold]
-    pub(crate) fn refresh(&self, page: &PageRef) -> Result<(), PageError> {
+    fn refresh(&self, page: &PageRef) -> Result<(), PageError> {
         for _ in 0..1000 {
             let entry = self
                 .load_entry(page.id.index)
@@ -178,7 +196,10 @@ impl Pages {
             if self.load_entry(page.id.index) != Some(entry) {
                 continue;
             }
-            if size == 0 || versions > VERSIONS_MAX || versions == 2 || versions == 3 {
+            // A page keeps its size: callers have checked their ranges against the one that the handle knows.
+            let known = (page.size.get(), page.versions.get());
+            let changed = known.0 != 0 && known != (size, versions);
+            if size == 0 || versions > VERSIONS_MAX || versions == 2 || versions == 3 || changed {
                 return Err(Corrupt {
                     what: "page size",
                     offset: block.at.offset(),
@@ -196,14 +217,36 @@ impl Pages {
         Err(PageError::Contended(page.id))
     }
 
-    /// Whether the handle still leads to the page's block; refreshes it if not.
+    /// Refuses a handle that was resolved in another mapping, of another bus or of this one: its pointers lead there, or
+    /// nowhere any more, and the page of that number here is another. (An address would not tell: a mapping may get that of
+    /// one that is gone.)
+    #[inline(always)]
+    pub(crate) fn check_own(&self, page: &PageRef) -> Result<(), PageError> {
+        if page.of == self.id() {
+            Ok(())
+        } else {
+            Err(PageError::PageGone(page.id))
+        }
+    }
+
+    /// Whether the handle is this mapping's and still leads to the page's block; refreshes it if not.
     #[inline(always)]
     pub(crate) fn ensure_fresh(&self, page: &PageRef) -> Result<(), PageError> {
-        let Some(entry) = self.entry(page.id.index) else {
-            return Err(PageError::PageGone(page.id));
-        };
+        self.check_own(page)?;
+        // SAFETY: checked just above.
+        unsafe { self.ensure_own_fresh(page) }
+    }
+
+    /// As [`Self::ensure_fresh`], for a handle that was checked before.
+    ///
+    /// # Safety
+    /// [`Self::check_own`] let the handle pass.
+    #[inline(always)]
+    pub(crate) unsafe fn ensure_own_fresh(&self, page: &PageRef) -> Result<(), PageError> {
+        // SAFETY: the handle is of this mapping, by the caller.
+        let word = unsafe { page.word() };
         // Acquire (M1): who sees the entry sees the block behind it.
-        if entry.load(Ordering::Acquire) == page.entry.get() {
+        if word.load(Ordering::Acquire) == page.entry.get() {
             Ok(())
         } else {
             self.refresh(page)
@@ -233,8 +276,10 @@ impl Pages {
             unsafe { self.copy_out(dst, block.payload.add(offset), len)? };
             // Relaxed: validated with the rest.
             let lsn = block.header.lsn.load(Ordering::Relaxed);
+            // SAFETY: `ensure_fresh` let the handle pass.
+            let there = unsafe { self.is_still_there(page, page.entry.get()) };
             // The entry first: if the block left and came back since, the sequence word is another.
-            if !self.is_still_there(page) || !seqlock::still(&block.header.seq, begin) {
+            if !there || !seqlock::still(&block.header.seq, begin) {
                 return Ok(Outcome::Changed);
             }
             PageVersion {
@@ -250,7 +295,9 @@ impl Pages {
                 epoch: version.epoch.load(Ordering::Relaxed),
                 lsn: version.lsn.load(Ordering::Relaxed),
             };
-            if !self.is_still_there(page) || !cell::still(&cell.head, head, versions.into()) {
+            // SAFETY: as above.
+            let there = unsafe { self.is_still_there(page, page.entry.get()) };
+            if !there || !cell::still(&cell.head, head, versions.into()) {
                 return Ok(Outcome::Changed);
             }
             seen
@@ -259,10 +306,13 @@ impl Pages {
     }
 
     /// Whether the page has the block that was just copied from.
+    ///
+    /// # Safety
+    /// [`Self::check_own`] let the handle pass.
     #[inline(always)]
-    fn is_still_there(&self, page: &PageRef) -> bool {
-        self.entry(page.id.index)
-            .is_some_and(|entry| seqlock::still_there(entry, page.entry.get()))
+    unsafe fn is_still_there(&self, page: &PageRef, entry: u64) -> bool {
+        // SAFETY: the handle is of this mapping, by the caller.
+        seqlock::still_there(unsafe { page.word() }, entry)
     }
 
     /// Copies from the mapping, behind the SIGBUS guard if the process asked for it.
@@ -360,9 +410,8 @@ impl Pages {
             pages.iter().zip(&begins).zip(versions.iter_mut())
         {
             // The entry first, as in `try_read`.
-            let same_entry = self
-                .entry(page.id.index)
-                .is_some_and(|e| seqlock::still_there(e, *entry));
+            // SAFETY: `ensure_fresh` let every handle pass, above.
+            let same_entry = unsafe { self.is_still_there(page, *entry) };
             let block = page.block();
             if !same_entry || block.header.seq.load(Ordering::Relaxed) != *begin {
                 return Ok(false);
@@ -567,9 +616,8 @@ impl Participant {
                 return Err(e);
             }
             let entry = page.entry();
-            let Some(word) = self.core.pages.entry(page.id.index) else {
-                return Err(PageError::PageGone(page.id));
-            };
+            // SAFETY: `ensure_fresh` let the handle pass.
+            let word = unsafe { page.word() };
             if !hazard::pin(hazard, entry.block().bits(), word, entry.0) {
                 continue;
             }
@@ -599,6 +647,7 @@ impl Participant {
     /// it is handed over between two commits and taken again by the next one.
     pub fn lease(&self, page: &PageRef) -> Result<Lease<'_>, PageError> {
         self.check_fork()?;
+        self.core.pages.check_own(page)?;
         self.take_lease(page.id)?;
         Ok(Lease {
             by: self,
@@ -722,5 +771,46 @@ impl Drop for Lease<'_> {
         leases.retain(|i| *i != self.id.index);
         self.by.lease_count.set(leases.len() as u32);
         self.by.hand_back(self.id.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::names::NewPage;
+    use crate::participant::ParticipantConfig;
+    use crate::segment::{BusConfig, Core};
+    use crate::sys::space::SegmentDir;
+
+    #[test]
+    fn a_page_keeps_its_size() {
+        let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = SegmentDir::at(tmp.path());
+        let core = Arc::new(Core::create(&dir, "t", &BusConfig::default()).unwrap());
+        let p = Participant::join(Arc::clone(&core), ParticipantConfig::default()).unwrap();
+        let new = NewPage {
+            size: 4096,
+            ..NewPage::default()
+        };
+        let id = p.create_page(&new).unwrap();
+        let known = core.pages.resolve(id).unwrap();
+        // Another block, whose header says another size: scrambled as whoever can write to the mapping could.
+        let mut loan = p.loan(&known).unwrap();
+        loan.fill(1);
+        loan.publish(0).unwrap();
+        let now = core.pages.resolve(id).unwrap();
+        now.block().header.size.store(8, Ordering::Relaxed);
+        let mut out = [0; 4096];
+        // The range was fine by the size that the handle knows; the block behind it may be shorter.
+        assert!(matches!(
+            p.read(&known, 0, &mut out),
+            Err(PageError::Corrupt(_))
+        ));
+        assert!(matches!(
+            p.patch(&known, 4000, &[1; 96]),
+            Err(PageError::Corrupt(_))
+        ));
     }
 }

@@ -995,3 +995,43 @@ fn a_garbage_owner_word_of_the_last_free_page_number_does_not_stop_creation() {
     bus.core.ctl.owner(free).store(garbage, Ordering::Release);
     assert_eq!(bus.survivor.create_page(&new).unwrap().index, free);
 }
+
+#[test]
+fn positions_at_the_end_of_numbers_end_in_typed_errors() {
+    for value in [u64::MAX, u64::MAX - 70, 1 << 62, (1 << 62) - 5] {
+        for which in 0..6 {
+            let bus = Bus::new();
+            let page = bus.page(1);
+            let mut d = join(&bus.core, "d");
+            let mut alive = join(&bus.core, "alive");
+            for p in [&mut d, &mut alive] {
+                p.set_timeout(std::time::Duration::from_millis(2));
+            }
+            let mut follower = alive.follow(true).unwrap();
+            let h = bus.core.pages.header();
+            let words = [
+                &h.published,
+                &h.tail_hint,
+                &h.overwrite_floor,
+                &h.claim_limit,
+                &d.slot().hold,
+                &bus.core.ctl.cursors()[0].position,
+            ];
+            words[which].store(value, Ordering::Release);
+            // Sums that overflow would panic here; what the calls return is theirs to say.
+            for i in 0..3u8 {
+                let _ = alive.patch(&page, 0, &[i; 60]);
+                let _ = alive.poll(&mut follower, 100, |_| ());
+                let _ = alive.applied_lsn();
+                let _ = bus.core.pages.ring_info();
+                let _ = bus.core.cursors();
+            }
+            let mut watcher = crate::Follower::at(value);
+            let _ = watcher.poll(&bus.core.pages, 10, |_| ());
+            die(d);
+            let _ = alive.recover_all();
+            let newcomer = ParticipantConfig::default();
+            drop(Participant::join(Arc::clone(&bus.core), newcomer));
+        }
+    }
+}

@@ -28,7 +28,11 @@ pub struct Pages {
     /// Bytes known to be backed by memory; only grows. Private to this process.
     len_known: AtomicU64,
     writable: bool,
+    id: u64,
 }
+
+/// Number of the next mapping of this process; never used twice.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 // SAFETY: the mapping stays where it is until drop, and every access goes through atomics or the copy functions, which
 // tolerate concurrent access by design.
@@ -190,6 +194,12 @@ impl Pages {
         (self.map.base(), self.map.len())
     }
 
+    /// Tells this mapping from every other one that this process ever had.
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Whether this process may write to it.
     pub fn is_writable(&self) -> bool {
         self.writable
@@ -279,6 +289,8 @@ impl Pages {
             header,
             len_known: AtomicU64::new(0),
             writable: write,
+            // Relaxed: only uniqueness matters.
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         };
         pages.refresh_len();
         Ok(pages)

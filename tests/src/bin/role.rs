@@ -230,6 +230,10 @@ impl Role {
                 if let Ok(page) = pages.resolve(id) {
                     let mut bytes = vec![0; page.size()];
                     let _ = pages.observe(&page, 0, &mut bytes);
+                }
+                // A handle belongs to one mapping.
+                if let Ok(page) = p.core().pages.resolve(id) {
+                    let mut bytes = vec![0; page.size()];
                     let _ = p.read(&page, 0, &mut bytes);
                 }
             }

@@ -24,7 +24,10 @@ type Watch = HashMap<PageId, (PageVersion, Vec<u8>)>;
 
 struct Checker {
     s: Survivor,
+    /// The pages in the participant's mapping.
     table: Table,
+    /// The same in the observer's: a handle belongs to one mapping.
+    observed: Table,
     watch: Watch,
     rng: Rng,
     bad: u64,
@@ -56,6 +59,7 @@ pub fn run(dir: &SegmentDir, ring_bytes: u64, seed: u64) {
     drop(decorator);
     let mut checker = Checker {
         table: Table::find(&core.pages),
+        observed: Table::find(&s.observer),
         s,
         watch: Watch::new(),
         rng: Rng::new(seed),
@@ -81,6 +85,14 @@ impl Checker {
         // One fault can have thousands of effects; the first ones tell.
         if self.bad <= 20 {
             say(&format!("bad {class} {text}"));
+        }
+    }
+
+    fn table_of(&self, observer: bool) -> &Table {
+        if observer {
+            &self.observed
+        } else {
+            &self.table
         }
     }
 
@@ -136,9 +148,9 @@ impl Checker {
     /// Reads something and judges it.
     fn look(&mut self) {
         let n = self.rng.below(self.table.pages.len() as u64) as usize;
-        let (page, rule, name) = &self.table.pages[n];
-        let mut bytes = vec![0; page.size()];
         let as_observer = self.rng.chance(1, 2);
+        let (page, rule, name) = &self.table_of(as_observer).pages[n];
+        let mut bytes = vec![0; page.size()];
         let read = if as_observer {
             self.s.observer.observe(page, 0, &mut bytes)
         } else {
@@ -182,7 +194,11 @@ impl Checker {
 
     /// Pages that are only written together are the same in every cut.
     fn cut(&mut self, as_observer: bool) {
-        let pages = &self.s.p.core().pages;
+        let pages = if as_observer {
+            &self.s.observer
+        } else {
+            &self.s.p.core().pages
+        };
         let together: Vec<_> = self
             .table
             .pages
