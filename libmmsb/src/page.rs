@@ -257,6 +257,7 @@ impl<'b> Page<'b> {
     ///
     /// # Errors
     /// [`PageError::WrongSize`] if `dst` has another length; as any read.
+    #[inline]
     pub fn read_into(&self, dst: &mut [u8]) -> Result<PageVersion> {
         check_size(&self.page, dst.len())?;
         self.read_range(0, dst)

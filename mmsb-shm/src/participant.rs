@@ -374,8 +374,10 @@ impl Participant {
             .store(generation << 8 | SLOT_ACTIVE, Ordering::Release);
         step("join.active");
         let ring = core.pages.ring();
+        let tail = ring.recent_boundary();
         let guess = Guess {
-            tail: ring.recent_boundary(),
+            tail,
+            since: tail,
             limit: load_lsn(ring.limit, Ordering::Acquire),
         };
         core.pages.count(Counter::Joins, 1);

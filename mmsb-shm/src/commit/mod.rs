@@ -141,7 +141,9 @@ impl Participant {
     #[inline(always)]
     pub(crate) fn publish(&self, lsn: u64, slots: u32) {
         step("commit.written");
-        self.ring().publish(lsn, slots, self.me);
+        let ring = self.ring();
+        ring.publish(lsn, slots, self.me);
+        prefetch_write(ring.slot(lsn + u64::from(slots) + 8));
         step("commit.ready");
     }
 

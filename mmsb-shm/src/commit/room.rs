@@ -142,7 +142,7 @@ impl Participant {
         }
         let mut claimed_by = None;
         let published = ring
-            .ready_prefix(|lsn, stamp| {
+            .ready_prefix(self.guess.get().own(), |lsn, stamp| {
                 claimed_by = Some((stamp.owner_index(), lsn));
                 false
             })
@@ -195,7 +195,7 @@ impl Participant {
         let ring = self.ring();
         let lock = &self.core.ctl.header().limit_lock;
         if owner::try_acquire(lock, self.me).is_ok() {
-            let prefix = ring.ready_prefix(|_, _| false);
+            let prefix = ring.ready_prefix(self.guess.get().own(), |_, _| false);
             if let Ok(published) = prefix {
                 ring.raise_published(published);
             }

@@ -266,43 +266,61 @@ impl Pages {
         len: usize,
     ) -> Result<Outcome, PageError> {
         self.ensure_fresh(page)?;
+        let mut result = Ok(());
+        // SAFETY: `ensure_fresh` let the handle pass; the range lies in the page, whose block was checked; `dst` by the
+        // caller.
+        let outcome = unsafe {
+            self.attempt(page, |payload| {
+                result = self.copy_out(dst, payload.add(offset), len);
+            })
+        };
+        result.map(|()| outcome)
+    }
+
+    /// One attempt to read, through the block that the handle knows: `copy` gets the payload of the page, or of the
+    /// current version of a cell.
+    ///
+    /// # Safety
+    /// [`Self::check_own`] let the handle pass.
+    #[inline(always)]
+    unsafe fn attempt(&self, page: &PageRef, copy: impl FnOnce(*const u8)) -> Outcome {
+        let entry = page.entry.get();
+        // SAFETY: by the caller.
+        if unsafe { page.word() }.load(Ordering::Acquire) != entry {
+            return Outcome::Changed;
+        }
         let block = page.block();
-        let outcome = if page.versions.get() == 1 {
+        if page.versions.get() == 1 {
             let begin = seqlock::read_begin(&block.header.seq);
             if begin & 1 == 1 {
-                return Ok(Outcome::Odd(begin));
+                return Outcome::Odd(begin);
             }
-            // SAFETY: the range lies in the page, whose block was checked; `dst` by the caller.
-            unsafe { self.copy_out(dst, block.payload.add(offset), len)? };
+            copy(block.payload);
             // Relaxed: validated with the rest.
             let lsn = block.header.lsn.load(Ordering::Relaxed);
-            // SAFETY: `ensure_fresh` let the handle pass.
-            let there = unsafe { self.is_still_there(page, page.entry.get()) };
             // The entry first: if the block left and came back since, the sequence word is another.
+            // SAFETY: by the caller.
+            let there = unsafe { self.is_still_there(page, entry) };
             if !there || !seqlock::still(&block.header.seq, begin) {
-                return Ok(Outcome::Changed);
+                return Outcome::Changed;
             }
-            PageVersion {
-                epoch: begin >> 1,
-                lsn,
-            }
+            let epoch = begin >> 1;
+            Outcome::Done(PageVersion { epoch, lsn })
         } else {
             let versions = page.versions.get();
             let (cell, head, version, payload) = cell_current(&block, page.size.get(), versions, 0);
-            // SAFETY: as above.
-            unsafe { self.copy_out(dst, payload.add(offset), len)? };
+            copy(payload);
             let seen = PageVersion {
                 epoch: version.epoch.load(Ordering::Relaxed),
                 lsn: version.lsn.load(Ordering::Relaxed),
             };
-            // SAFETY: as above.
-            let there = unsafe { self.is_still_there(page, page.entry.get()) };
+            // SAFETY: by the caller.
+            let there = unsafe { self.is_still_there(page, entry) };
             if !there || !cell::still(&cell.head, head, versions.into()) {
-                return Ok(Outcome::Changed);
+                return Outcome::Changed;
             }
-            seen
-        };
-        Ok(Outcome::Done(outcome))
+            Outcome::Done(seen)
+        }
     }
 
     /// Whether the page has the block that was just copied from.
@@ -439,35 +457,55 @@ impl Participant {
         offset: usize,
         dst: &mut [u8],
     ) -> Result<PageVersion, PageError> {
-        page.check_range(offset as u64, dst.len() as u64)?;
-        // SAFETY: the range was checked, the buffer is `dst`.
-        match unsafe {
-            self.core
-                .pages
-                .try_read(page, offset, dst.as_mut_ptr(), dst.len())?
-        } {
-            Outcome::Done(version) => Ok(version),
-            other => self.read_slow(page, offset, dst, other),
+        let pages = &self.core.pages;
+        // What nearly every read is: nothing stands in the way, and no error has to be put together.
+        let in_range = offset
+            .checked_add(dst.len())
+            .is_some_and(|end| end <= page.size());
+        let quick = in_range && page.of == pages.id() && !sigbus::installed();
+        if quick {
+            // SAFETY: the handle is of this mapping; the range lies in the page, whose block was checked; the buffer is
+            // `dst`.
+            let outcome = unsafe {
+                pages.attempt(page, |payload| {
+                    copy::load(dst.as_mut_ptr(), payload.add(offset), dst.len());
+                })
+            };
+            if let Outcome::Done(version) = outcome {
+                return Ok(version);
+            }
         }
+        self.read_slow(page, offset, dst, quick)
     }
 
     #[cold]
+    #[inline(never)]
     fn read_slow(
         &self,
         page: &PageRef,
         offset: usize,
         dst: &mut [u8],
-        mut outcome: Outcome,
+        tried: bool,
     ) -> Result<PageVersion, PageError> {
+        page.check_range(offset as u64, dst.len() as u64)?;
         self.check_fork()?;
+        self.core.pages.ensure_fresh(page)?;
+        Self::bump(&self.slot().retries, u64::from(tried));
         let word = self.core.ctl.owner(page.id.index);
         let mut begin = None;
         let mut tries = 0u32;
         let mut requested = false;
         let result = loop {
+            // SAFETY: the range was checked, the buffer is `dst`; a page keeps its size.
+            let outcome = unsafe {
+                self.core
+                    .pages
+                    .try_read(page, offset, dst.as_mut_ptr(), dst.len())
+            };
             match outcome {
-                Outcome::Done(version) => break Ok(version),
-                Outcome::Odd(seq) => {
+                Err(e) => break Err(e),
+                Ok(Outcome::Done(version)) => break Ok(version),
+                Ok(Outcome::Odd(seq)) => {
                     let header = page.block().header;
                     let moved = spin_until(Duration::from_micros(20), || {
                         header.seq.load(Ordering::Acquire) != seq
@@ -481,7 +519,7 @@ impl Participant {
                         }
                     }
                 }
-                Outcome::Changed => {
+                Ok(Outcome::Changed) => {
                     tries += 1;
                     if tries > TRIES_BEFORE_REQUEST {
                         // Ask for a gap, again each time: the writer's plain unlock may have wiped the request.
@@ -499,15 +537,6 @@ impl Participant {
                 }
             }
             Self::bump(&self.slot().retries, 1);
-            // SAFETY: the range was checked by `read`; a page keeps its size.
-            outcome = match unsafe {
-                self.core
-                    .pages
-                    .try_read(page, offset, dst.as_mut_ptr(), dst.len())
-            } {
-                Ok(outcome) => outcome,
-                Err(e) => break Err(e),
-            };
         };
         if requested {
             // Release: the gap is over. Only a request that nobody owns is ours to clear.

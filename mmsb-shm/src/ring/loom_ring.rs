@@ -55,9 +55,11 @@ impl Heap {
     }
 
     fn guess(&self) -> Guess {
+        let tail = self.published.load(Ordering::Acquire);
         Guess {
-            tail: self.published.load(Ordering::Acquire),
+            tail,
             limit: self.limit.load(Ordering::Acquire),
+            since: tail,
         }
     }
 
@@ -144,7 +146,7 @@ fn two_claimers_lose_and_double_nothing_and_a_reader_sees_whole_records() {
             "claims overlap: {one} and {two}"
         );
         assert_eq!((heap.check(one), heap.check(two)), (Some(1), Some(2)));
-        let end = heap.ring().ready_prefix(|_, _| false);
+        let end = heap.ring().ready_prefix(0..0, |_, _| false);
         assert_eq!(end, Ok(7), "both records are in the prefix");
     });
 }
@@ -235,7 +237,7 @@ fn writers_claim_across_a_lap_while_the_limit_moves() {
             let heap = Arc::clone(&heap);
             // What is READY now may be overwritten.
             thread::spawn(move || {
-                let published = heap.ring().ready_prefix(|_, _| false).unwrap();
+                let published = heap.ring().ready_prefix(0..0, |_, _| false).unwrap();
                 heap.ring().raise_published(published);
                 heap.ring().raise_limit(published, published + 1);
             })
@@ -274,7 +276,7 @@ fn a_dead_claim_is_padded_by_one_recoverer_and_then_passed() {
         let walker = {
             let heap = Arc::clone(&heap);
             thread::spawn(move || {
-                heap.ring().ready_prefix(|lsn, stamp| {
+                heap.ring().ready_prefix(0..0, |lsn, stamp| {
                     assert_eq!((lsn, stamp.owner_index()), (4, 6));
                     false
                 })
@@ -284,7 +286,7 @@ fn a_dead_claim_is_padded_by_one_recoverer_and_then_passed() {
         assert!(prefix == Ok(4) || prefix == Ok(7), "{prefix:?}");
         let padded = [one.join().unwrap(), two.join().unwrap()];
         assert_eq!(padded.iter().filter(|p| **p).count(), 1);
-        assert_eq!(heap.ring().ready_prefix(|_, _| false), Ok(7));
+        assert_eq!(heap.ring().ready_prefix(0..0, |_, _| false), Ok(7));
         let stamp = Stamp(heap.slots[0].stamp.load(Ordering::Relaxed));
         assert_eq!((stamp.state(), stamp.slots()), (SlotState::Padding, 2));
     });
@@ -298,7 +300,7 @@ fn move_limit(
     holds: &[AtomicU64],
 ) -> (u64, Option<Needs>) {
     let ring = heap.ring();
-    let published = ring.ready_prefix(|_, _| false).unwrap();
+    let published = ring.ready_prefix(0..0, |_, _| false).unwrap();
     ring.raise_published(published);
     let (least, needs) = gating::least_needed(published, cursors, holds.iter());
     ring.raise_limit(least, need);

@@ -23,6 +23,8 @@ mod loom_ring;
 #[cfg(not(loom))]
 pub(crate) mod record;
 
+use std::ops::Range;
+
 use crate::layout::ring::{Slot, SlotState, Stamp};
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -81,6 +83,15 @@ pub(crate) struct Guess {
     pub(crate) tail: u64,
     /// Claim limit as last read; the true one is never behind it.
     pub(crate) limit: u64,
+    /// Everything from here to the tail was claimed by this writer.
+    pub(crate) since: u64,
+}
+
+impl Guess {
+    /// Between two commits all of this is READY, or padding.
+    pub(crate) fn own(&self) -> Range<u64> {
+        self.since..self.tail
+    }
 }
 
 impl<'a> Ring<'a> {
@@ -197,8 +208,16 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// Moves the guess over one record, or back into the ring if it was lapped.
+    /// Moves the guess over one record of somebody else, or back into the ring if it was lapped.
     fn hop(&self, guess: &mut Guess) -> Hop {
+        let hop = self.hop_tail(guess);
+        if let Hop::On = hop {
+            guess.since = guess.tail;
+        }
+        hop
+    }
+
+    fn hop_tail(&self, guess: &mut Guess) -> Hop {
         match self.look(guess.tail) {
             Seen::Nothing => Hop::End,
             Seen::Claimed(s) | Seen::Ready(s) | Seen::Padding(s) => {
@@ -280,15 +299,21 @@ impl<'a> Ring<'a> {
     }
 
     /// Where the prefix of READY records and padding ends, from `published` on. `unblock` is asked about each claim
-    /// in the way, and says whether to look again.
+    /// in the way, and says whether to look again. What lies in `own`, a range from one record boundary to another, is
+    /// known to be READY or padding and is not looked at.
     pub(crate) fn ready_prefix(
         &self,
+        own: Range<u64>,
         mut unblock: impl FnMut(u64, Stamp) -> bool,
     ) -> Result<u64, u64> {
         // Acquire: pairs with the store in `raise_published`.
         let mut at = load_lsn(self.published, Ordering::Acquire);
         let end = at + self.len();
         while at < end {
+            if own.contains(&at) {
+                at = own.end;
+                continue;
+            }
             match self.look(at) {
                 // Most records are one slot long: saying so lets the processor run ahead of the loads.
                 Seen::Ready(s) if s.slots() == 1 => at += 1,
