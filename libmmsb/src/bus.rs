@@ -227,7 +227,7 @@ impl Bus {
     /// [`PageError::BadSize`], [`PageError::BadName`], [`PageError::NameTaken`], [`PageError::TooLong`],
     /// [`PageError::Full`]. Nothing is left behind. A death in the middle leaves the page either made or not.
     pub fn create_page(&self, spec: PageSpec) -> Result<Page<'_>> {
-        let id = self.participant.create_page(&spec.into_new())?;
+        let id = self.participant.create_page(&spec.new)?;
         self.page_by_id(id)
     }
 

@@ -29,7 +29,7 @@ const SMALL: usize = 64;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct PageSpec {
-    new: NewPage,
+    pub(crate) new: NewPage,
 }
 
 impl PageSpec {

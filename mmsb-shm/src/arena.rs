@@ -40,6 +40,8 @@ pub(crate) struct Pools {
     retired: Vec<Retired>,
     /// Page numbers taken: first number and bits.
     indices: (u32, u64),
+    /// The word they came from, and those before them.
+    indices_from: Option<u32>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -65,6 +67,7 @@ impl Default for Pools {
             hands: 0,
             retired: Vec::new(),
             indices: (0, 0),
+            indices_from: None,
         }
     }
 }
@@ -146,8 +149,8 @@ impl Pages {
         BlockRef::at(run + shape.first + u64::from(i) * shape.stride)
     }
 
-    /// Sets the free bit of a block. A position that is no block of its run is ignored.
-    fn set_free_bit(&self, at: BlockRef) -> Result<(), Corrupt> {
+    /// Where a block lies: its class, the first slab of its run, its number in the run.
+    fn locate(&self, at: BlockRef) -> Result<(u32, u32, u32), Corrupt> {
         let Some(relative) = at.offset().checked_sub(self.geometry.arena_at) else {
             return Err(Corrupt {
                 what: "block position",
@@ -177,7 +180,13 @@ impl Pages {
                 offset: at.offset(),
             });
         };
-        let (_, words) = self.run(entry.first_slab(), &shape)?;
+        Ok((entry.class(), entry.first_slab(), i as u32))
+    }
+
+    /// Sets the free bit of a block.
+    fn set_free_bit(&self, at: BlockRef) -> Result<(), Corrupt> {
+        let (class, slab, i) = self.locate(at)?;
+        let (_, words) = self.run(slab, &run_shape(class))?;
         blocks::give_bits(&words[(i / 64) as usize], 1 << (i % 64));
         Ok(())
     }
@@ -455,6 +464,20 @@ impl Participant {
         Ok(())
     }
 
+    /// Lists a block that a commit of this participant made FREE. It stays in the private pool if it is of the word there:
+    /// then it is the next one to be taken, while its bytes are still in the cache.
+    pub(crate) fn list_free(&self, at: BlockRef) {
+        // As in `free_block`: the block is free already.
+        let Ok((class, slab, i)) = self.core.pages.locate(at) else {
+            return;
+        };
+        let mut pools = self.pools.borrow_mut();
+        match pools.classes.get_mut(class as usize) {
+            Some(pool) if (pool.slab, pool.word) == (slab, i / 64) => pool.bits |= 1 << (i % 64),
+            _ => drop(self.core.pages.set_free_bit(at)),
+        }
+    }
+
     fn next_bit(&self, class: u32) -> Option<(u32, u32)> {
         let mut pools = self.pools.borrow_mut();
         let pool = &mut pools.classes[class as usize];
@@ -682,8 +705,8 @@ impl Participant {
         }
     }
 
-    /// A page number that is probably free; the caller locks its owner word and looks at the entry. Numbers are taken
-    /// in turn, so that a freed one rests as long as possible (its generation would wrap otherwise).
+    /// A page number that is probably free; the caller locks its owner word and looks at the entry. Generations tell one
+    /// page of a number from the next, and a number that has used them all up is not listed again.
     pub(crate) fn next_index(&self) -> Result<u32, PageError> {
         let pages_max = self.core.pages.geometry.pages_max;
         for round in 0..3 {
@@ -713,14 +736,20 @@ impl Participant {
     fn take_indices(&self) -> bool {
         let words = self.core.ctl.indices();
         let hint = &self.core.ctl.header().index_hint;
-        // Relaxed: a starting point.
-        let start = hint.load(Ordering::Relaxed) as usize % words.len().max(1);
+        // The word that was used last: its numbers, and all that belongs to them, are in the cache. A newcomer begins
+        // where nobody else is. Relaxed: a starting point.
+        let start = match self.pools.borrow().indices_from {
+            Some(word) => word as usize,
+            None => hint.load(Ordering::Relaxed) as usize,
+        } % words.len().max(1);
         for i in (start..words.len()).chain(0..start) {
             let bits = blocks::take_bits(&words[i]);
             if bits != 0 {
                 step("index.bits_taken");
                 hint.store(i as u32 + 1, Ordering::Relaxed);
-                self.pools.borrow_mut().indices = (i as u32 * 64, bits);
+                let mut pools = self.pools.borrow_mut();
+                pools.indices = (i as u32 * 64, bits);
+                pools.indices_from = Some(i as u32);
                 return true;
             }
         }
@@ -748,6 +777,12 @@ impl Participant {
 
     /// Lists a page number as free.
     pub(crate) fn free_index(&self, index: u32) {
+        let mut pools = self.pools.borrow_mut();
+        if pools.indices_from == Some(index / 64) {
+            // The first number of the word, also where the pool is empty.
+            pools.indices = (index / 64 * 64, pools.indices.1 | 1 << (index % 64));
+            return;
+        }
         if let Some(word) = self.core.ctl.indices().get(index as usize / 64) {
             blocks::give_bits(word, 1 << (index % 64));
         }

@@ -22,7 +22,7 @@ use crate::participant::{Holder, Locked, Participant, read_name, write_name};
 use crate::recovery;
 use crate::schema::fnv1a64;
 use crate::segment::{Core, Pages};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence, prefetch_read};
 use crate::sys::clock;
 use crate::testing::step;
 
@@ -435,6 +435,13 @@ impl Pages {
             .ok_or_else(|| PageError::NoSuchName(name.to_owned()))
     }
 
+    /// Asks for the line at which [`Self::find_cold`] will look first.
+    fn prefetch_cold(&self, id: PageId) {
+        if let Some(entry) = probe(self.names(), hash_id(id)).next() {
+            prefetch_read(entry);
+        }
+    }
+
     pub(crate) fn find_cold(&self, id: PageId) -> Result<Option<(Cold, BlockRef)>, PageError> {
         let hash = hash_id(id);
         self.look_up(
@@ -659,7 +666,8 @@ impl Participant {
 
     /// Locks the owner word of a page number that is free.
     fn lock_free_index(&self) -> Result<(PageId, &crate::sync::AtomicU32), PageError> {
-        let begin = Instant::now();
+        // A look at the clock costs as much as all the rest.
+        let mut begin = None;
         loop {
             let index = self.next_index()?;
             let word = self.owner_word(index);
@@ -686,11 +694,12 @@ impl Participant {
                     }
                 };
                 // Bounded like any other wait (I4).
-                if begin.elapsed() >= self.config.timeout {
+                let waited = begin.get_or_insert_with(Instant::now).elapsed();
+                if waited >= self.config.timeout {
                     return Err(PageError::Timeout {
                         what: Locked::Page(index).to_string(),
                         holder: self.core.describe(holder),
-                        waited: begin.elapsed(),
+                        waited,
                     });
                 }
                 continue;
@@ -816,7 +825,9 @@ impl Participant {
             Some(_) => self.owner_word(id.index),
             None => return Err(PageError::PageGone(id)),
         };
-        let mut named = self.core.pages.find_cold(id)?.is_some();
+        // The line that says whether it has a name, schema or metadata comes over while the page is being locked.
+        self.core.pages.prefetch_cold(id);
+        let mut named = false;
         loop {
             if named {
                 self.lock_word(names, 30, Locked::Names)?;
@@ -853,6 +864,8 @@ impl Participant {
         if cold.is_some() && !named {
             return Ok(Destroyed::Named);
         }
+        // Ahead of the commit: afterwards the block may be somebody else's.
+        let loaned = page.is_loaned();
         let mut body = [0u8; 16];
         body[..8].copy_from_slice(&page.entry().block().bits().to_le_bytes());
         body[8..].copy_from_slice(&cold.as_ref().map_or(0, |(_, at)| at.bits()).to_le_bytes());
@@ -862,10 +875,11 @@ impl Participant {
         if !done {
             return Ok(Destroyed::Full);
         }
-        if page.is_loaned()
-            && let Some(class) = self.core.class_of(page.entry().block())
-        {
-            self.retire(page.entry().block(), class, id);
+        let at = page.entry().block();
+        if !loaned {
+            self.list_free(at);
+        } else if let Some(class) = self.core.class_of(at) {
+            self.retire(at, class, id);
         }
         Ok(Destroyed::Done)
     }

@@ -269,7 +269,13 @@ fn apply_destroy(core: &Core, r: &GroupRecord<'_>) -> Result<bool, Corrupt> {
     }
     let block = core.pages.block(at, 0)?;
     if block.header.shape.load(Ordering::Relaxed) & SHAPE_LOANED == 0 {
-        core.pages.free_block(at, BlockState::Live(index))?;
+        // Listed by the caller; after a death, by the sweep that its recovery asks for.
+        blocks::exchange(
+            &block.header.state,
+            BlockState::Live(index),
+            BlockState::Free,
+        );
+        step("arena.freed");
     } else {
         retire(&block, index);
     }

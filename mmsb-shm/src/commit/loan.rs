@@ -17,7 +17,7 @@ use crate::testing::step;
 /// A block to fill. Its content is zero, or an earlier version of the same page. Dropping it gives it back unpublished.
 pub struct Loan<'p> {
     by: &'p Participant,
-    page: PageRef,
+    page: &'p PageRef,
     held: Option<Held<'p>>,
     len: usize,
 }
@@ -82,8 +82,8 @@ impl Loan<'_> {
             let attempt = by
                 .core
                 .pages
-                .ensure_fresh(&self.page)
-                .and_then(|()| by.publish_held(&self.page, &held, cause));
+                .ensure_fresh(self.page)
+                .and_then(|()| by.publish_held(self.page, &held, cause));
             by.leave_unless_stranded(index, entered);
             match attempt {
                 Ok(Attempt::Done(receipt, bytes)) => {
@@ -123,7 +123,7 @@ impl Participant {
     /// # Errors
     /// [`PageError::NotLoaned`] for a cell (its versions already spare readers the wait); [`PageError::Full`];
     /// [`PageError::TooManyHeld`].
-    pub fn loan(&self, page: &PageRef) -> Result<Loan<'_>, PageError> {
+    pub fn loan<'p>(&'p self, page: &'p PageRef) -> Result<Loan<'p>, PageError> {
         self.check_fork()?;
         self.core.pages.ensure_fresh(page)?;
         if page.versions() > 1 {
@@ -132,7 +132,7 @@ impl Participant {
         let held = self.allocate(page.size() as u64, Some(page.id()))?;
         let loan = Loan {
             by: self,
-            page: self.core.pages.resolve(page.id())?,
+            page,
             held: Some(held),
             len: page.size(),
         };
@@ -176,6 +176,7 @@ impl Participant {
         if let Some(class) = self.core.class_of(old) {
             self.retire(old, class, page.id());
         }
+        page.moved_to(&held.block);
         Ok(Attempt::Done(
             Receipt {
                 first: lsn,
