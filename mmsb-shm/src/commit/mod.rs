@@ -15,13 +15,16 @@
 //! `docs/protocols.md`; the crash steps named below are its rows.
 
 mod apply;
+mod change;
 mod group;
 mod loan;
+mod patches;
 mod room;
+mod update;
 
 pub(crate) use apply::{GroupRecord, apply_group};
+pub use change::{Change, Options, Receipt};
 pub(crate) use group::Attempt;
-pub use group::{Change, Options, Receipt};
 pub use loan::Loan;
 
 use crate::copy;
