@@ -8,7 +8,6 @@
 //! last life left behind was finished or cleared (`recovery`).
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -24,7 +23,8 @@ use crate::ring::{Guess, Ring, load_lsn};
 use crate::segment::{Core, LOCK_LEASE, LOCK_SLOT, owner_position};
 use crate::stats::Counter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, relax};
-use crate::sys::{barrier, clock, fork, lock, process, space};
+use crate::sys::fork::{self, Description};
+use crate::sys::{barrier, clock, lock, process, space};
 use crate::testing::step;
 
 /// What a writer does when the ring is full.
@@ -257,39 +257,6 @@ pub(crate) fn write_name(words: &[AtomicU64], name: &str) -> usize {
         );
     }
     end
-}
-
-/// An open description of `.ctl` that fork children close. Forgotten and closed on drop, unless it is kept.
-struct Description(ManuallyDrop<OwnedFd>);
-
-impl Description {
-    fn new(fd: OwnedFd) -> io::Result<Description> {
-        fork::close_in_child(fd.as_raw_fd())?;
-        Ok(Description(ManuallyDrop::new(fd)))
-    }
-
-    /// For a participant, which undoes it when it leaves.
-    fn keep(self) -> ManuallyDrop<OwnedFd> {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: taken once, out of a value that is not dropped.
-        ManuallyDrop::new(unsafe { ManuallyDrop::take(&mut this.0) })
-    }
-}
-
-impl std::ops::Deref for Description {
-    type Target = OwnedFd;
-
-    fn deref(&self) -> &OwnedFd {
-        &self.0
-    }
-}
-
-impl Drop for Description {
-    fn drop(&mut self) {
-        fork::forget(self.0.as_raw_fd());
-        // SAFETY: dropped once, here.
-        unsafe { ManuallyDrop::drop(&mut self.0) };
-    }
 }
 
 impl Participant {

@@ -1,12 +1,14 @@
 //! Interleavings that once tore a page, lost a place in the ring, or leaked memory.
 #![cfg(feature = "testing")]
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use mmsb_shm::error::AttachError;
 use mmsb_shm::participant::{Participant, ParticipantConfig};
-use mmsb_shm::segment::{BusConfig, Core};
+use mmsb_shm::segment::{self, BusConfig, Core};
 use mmsb_shm::sys::space::SegmentDir;
 use mmsb_shm::testing::{Action, arm};
 use mmsb_shm::{Change, Kind, NewPage, Options, PageError, PageVersion, Polled};
@@ -507,10 +509,10 @@ fn removing_a_bus_that_was_replaced_meanwhile_leaves_no_half() {
     let other = dir.clone();
     let remover = std::thread::spawn(move || {
         arm("unlink.opened", 0, Action::Park(opened, gone_on));
-        mmsb_shm::segment::unlink(&other, "t")
+        segment::unlink(&other, "t")
     });
     is_opened.recv().unwrap();
-    mmsb_shm::segment::unlink(&dir, "t").unwrap();
+    segment::unlink(&dir, "t").unwrap();
     drop(Core::create(&dir, "t", &BusConfig::default()).unwrap());
     go_on.send(()).unwrap();
     remover.join().unwrap().unwrap();
@@ -564,5 +566,111 @@ fn a_handle_of_one_mapping_is_refused_by_another() {
         let next = bus();
         assert_eq!(next.join("c", 300).create_page(&page(8)).unwrap(), id);
         assert!(gone(next.core.pages.observe(&pa, 0, &mut out).map(drop)));
+    }
+}
+
+/// A fork that outlives its parent; killed on drop.
+struct Orphan(libc::pid_t);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        // SAFETY: plain system call, on a process that this test made.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+    }
+}
+
+/// A process stands in the middle of `act`, at `step`; it forks, and is killed. Returns the fork, which lives on.
+fn die_behind_a_fork(dir: &SegmentDir, step: &'static str, act: fn(&SegmentDir)) -> Orphan {
+    let (mut read, mut write) = std::io::pipe().unwrap();
+    // SAFETY: the child kills itself inside; it allocates, which the C library allows behind its fork.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let (parked, is_parked) = channel();
+        let (_go_on, gone_on) = channel();
+        let dir = dir.clone();
+        std::thread::spawn(move || {
+            arm(step, 0, Action::Park(parked, gone_on));
+            act(&dir);
+        });
+        if is_parked.recv().is_ok() {
+            // SAFETY: plain system calls; the fork does nothing but wait to be killed.
+            unsafe {
+                let fork = libc::fork();
+                if fork == 0 {
+                    loop {
+                        libc::pause();
+                    }
+                }
+                let _ = write.write_all(&fork.to_le_bytes());
+                libc::kill(libc::getpid(), libc::SIGKILL);
+            }
+        }
+        // SAFETY: plain system call.
+        unsafe { libc::_exit(1) };
+    }
+    let mut fork = [0; 4];
+    read.read_exact(&mut fork).unwrap();
+    let mut status = 0;
+    // SAFETY: waits for the child just made.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    assert!(libc::WIFSIGNALED(status));
+    Orphan(libc::pid_t::from_le_bytes(fork))
+}
+
+#[test]
+fn a_fork_in_the_middle_of_a_creation_or_removal_does_not_keep_its_lock() {
+    let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+    let dir = SegmentDir::at(tmp.path());
+    let create = |dir: &SegmentDir| Core::create(dir, "t", &BusConfig::default()).map(drop);
+    let fork = die_behind_a_fork(&dir, "create.ctl_linked", |dir| {
+        let _ = Core::create(dir, "t", &BusConfig::default());
+    });
+    // The child's handler runs some time after fork has returned in the parent.
+    let soon = |mut act: Box<dyn FnMut() -> Result<(), AttachError> + '_>| {
+        let begin = std::time::Instant::now();
+        loop {
+            match act() {
+                Err(_) if begin.elapsed() < Duration::from_secs(2) => std::thread::yield_now(),
+                other => return other,
+            }
+        }
+    };
+    soon(Box::new(|| create(&dir))).expect("a leftover in nobody's hands");
+    drop(fork);
+    let _fork = die_behind_a_fork(&dir, "unlink.locked", |dir| {
+        let _ = segment::unlink(dir, "t");
+    });
+    soon(Box::new(|| segment::unlink(&dir, "t"))).expect("nobody else removes it");
+    create(&dir).unwrap();
+}
+
+#[test]
+fn who_removes_half_a_bus_leaves_the_next_one_whole() {
+    let bus = bus();
+    let dir = bus.core.dir.clone();
+    for step in ["unlink.locked", "unlink.pages"] {
+        if !bus.core.is_named() {
+            drop(Core::create(&dir, "t", &BusConfig::default()).unwrap());
+        }
+        std::fs::remove_file(dir.object("t", "ctl")).unwrap();
+        let (parked, is_parked) = channel();
+        let (go_on, gone_on) = channel();
+        let other = dir.clone();
+        let remover = std::thread::spawn(move || {
+            arm(step, 0, Action::Park(parked, gone_on));
+            segment::unlink(&other, "t")
+        });
+        is_parked.recv().unwrap();
+        let made = Core::create(&dir, "t", &BusConfig::default());
+        let removed = segment::unlink(&dir, "t");
+        assert!(matches!(made, Err(AttachError::Exists { .. })), "at {step}");
+        assert!(
+            matches!(removed, Err(AttachError::Initialising { .. })),
+            "at {step}: {removed:?}"
+        );
+        go_on.send(()).unwrap();
+        remover.join().unwrap().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

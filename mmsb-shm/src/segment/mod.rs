@@ -70,6 +70,19 @@ impl Core {
                         name: bus.to_owned(),
                     });
                 }
+                // Empty: the stand-in of a remover that found `.pages` alone.
+                Err(AttachError::Truncated { found: 0, .. }) if attempt < 20 => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    continue;
+                }
+                Err(AttachError::Truncated { found: 0, .. })
+                    if space::stat_path(&dir.object(bus, "pages")).is_err() =>
+                {
+                    return Err(AttachError::Missing {
+                        name: bus.to_owned(),
+                        dir: dir.path().to_path_buf(),
+                    });
+                }
                 Err(e) => return Err(e),
             };
             let pages = match Pages::open(dir, bus, true) {
