@@ -17,7 +17,7 @@ use crate::arena::Pools;
 use crate::doorbell;
 use crate::error::{AttachError, Corrupt, PageError};
 use crate::layout::participant::{ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE_NAME_WORDS};
-use crate::page::{lease, owner};
+use crate::page::{PageId, lease, owner};
 use crate::recovery;
 use crate::ring::{Guess, Ring, load_lsn};
 use crate::segment::{Core, LOCK_LEASE, LOCK_SLOT, owner_position};
@@ -77,7 +77,8 @@ pub struct Participant {
     pub(crate) config: ParticipantConfig,
     pub(crate) pools: RefCell<Pools>,
     pub(crate) scratch: RefCell<Vec<u8>>,
-    pub(crate) leases: RefCell<Vec<u32>>,
+    /// Pages on lease, at most one for each index.
+    pub(crate) leases: RefCell<Vec<PageId>>,
     /// Length of `leases`, for the hot path.
     pub(crate) lease_count: Cell<u32>,
     pub(crate) pins: Cell<u32>,

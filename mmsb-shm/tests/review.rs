@@ -674,3 +674,92 @@ fn who_removes_half_a_bus_leaves_the_next_one_whole() {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
+
+#[test]
+fn a_lease_ends_with_its_page() {
+    let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+    let config = BusConfig {
+        pages_max: 4,
+        ..BusConfig::default()
+    };
+    let bus = TestBus {
+        core: Arc::new(Core::create(&SegmentDir::at(tmp.path()), "t", &config).unwrap()),
+        _tmp: tmp,
+    };
+    let (a, b) = (bus.join("a", 300), bus.join("b", 300));
+    let use_every_number = |by: &Participant| {
+        let ids: Vec<_> = (0..4).map(|_| by.create_page(&page(8)).unwrap()).collect();
+        for id in ids {
+            by.destroy_page(id).unwrap();
+        }
+    };
+    let yielded = || bus.core.pages.counter(mmsb_shm::Counter::LeasesYielded);
+    // Destroyed by somebody else; the holder goes on writing.
+    let id = a.create_page(&page(8)).unwrap();
+    let p = bus.core.pages.resolve(id).unwrap();
+    let lease = a.lease(&p).unwrap();
+    b.destroy_page(id).unwrap();
+    assert!(matches!(
+        a.patch(&p, 0, &[1; 8]),
+        Err(PageError::PageGone(_))
+    ));
+    use_every_number(&b);
+    assert!(matches!(a.lease(&p), Err(PageError::PageGone(_))));
+    use_every_number(&b);
+    drop(lease);
+    // Destroyed by the holder; the next page of that number is not on lease.
+    let id = a.create_page(&page(8)).unwrap();
+    let p = bus.core.pages.resolve(id).unwrap();
+    let lease = a.lease(&p).unwrap();
+    a.destroy_page(id).unwrap();
+    let ids: Vec<_> = (0..4).map(|_| a.create_page(&page(8)).unwrap()).collect();
+    let before = yielded();
+    for id in &ids {
+        let p = bus.core.pages.resolve(*id).unwrap();
+        a.patch(&p, 0, &[1; 8]).unwrap();
+        b.patch(&p, 0, &[2; 8]).unwrap();
+    }
+    assert_eq!(yielded(), before, "leases that nobody took");
+    // One that somebody took stays when the old one is dropped.
+    let again = ids.iter().find(|other| other.index == id.index).unwrap();
+    let p = bus.core.pages.resolve(*again).unwrap();
+    let _again = a.lease(&p).unwrap();
+    drop(lease);
+    b.patch(&p, 0, &[3; 8]).unwrap();
+    assert_eq!(yielded(), before + 1, "a lease of its own");
+    for id in ids {
+        a.destroy_page(id).unwrap();
+    }
+    // Destroyed between the end of a commit and the moment the lease is taken again.
+    let id = b.create_page(&page(8)).unwrap();
+    let (said, says) = channel();
+    let (order, orders) = channel::<()>();
+    let (parked, is_parked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        scope.spawn(move || {
+            let c = Participant::join(core, ParticipantConfig::default()).unwrap();
+            let p = c.core().pages.resolve(id).unwrap();
+            let _lease = c.lease(&p).unwrap();
+            said.send(()).unwrap();
+            orders.recv().unwrap();
+            arm("lease.let_go", 0, Action::Park(parked, gone_on));
+            c.patch(&p, 0, &[1; 8]).unwrap();
+            said.send(()).unwrap();
+            // The lease lives on until the main thread has looked.
+            let _ = orders.recv();
+        });
+        let (order, go_on) = (order, go_on);
+        says.recv().unwrap();
+        let p = bus.core.pages.resolve(id).unwrap();
+        // Takes the lease away, so that the next commit of its holder is an ordinary one.
+        b.patch(&p, 0, &[2; 8]).unwrap();
+        order.send(()).unwrap();
+        is_parked.recv().unwrap();
+        b.destroy_page(id).unwrap();
+        go_on.send(()).unwrap();
+        says.recv().unwrap();
+        use_every_number(&b);
+    });
+}
