@@ -295,6 +295,31 @@ fn a_remover_killed_half_way_leaves_nothing_in_the_way() {
     );
 }
 
+#[test]
+fn a_remover_killed_at_half_a_bus_leaves_nothing_in_the_way() {
+    let _watchdog = watchdog::start("unlink of a half", Duration::from_secs(60));
+    for step in ["unlink.locked", "unlink.pages"] {
+        let dir = fresh_dir();
+        let config = scenario::config(1 << 16);
+        drop(Core::create(&dir.dir, BUS, &config).expect("a bus"));
+        std::fs::remove_file(dir.dir.object(BUS, "ctl")).expect("half a bus");
+        let mut worker = dir.worker(&["unlink", "kill", step, "0"]);
+        let status = worker.wait(PATIENCE).expect("a death").expect("a death");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{step}");
+        if step == "unlink.locked" {
+            assert!(Core::attach(&dir.dir, BUS).is_err());
+            let made = Core::create(&dir.dir, BUS, &config);
+            assert!(matches!(made, Err(AttachError::Exists { .. })));
+            segment::unlink(&dir.dir, BUS).expect("to remove it");
+        }
+        assert!(matches!(
+            Core::attach(&dir.dir, BUS),
+            Err(AttachError::Missing { .. })
+        ));
+        drop(Core::create(&dir.dir, BUS, &config).expect("a new bus"));
+    }
+}
+
 /// A hundred deaths of one kind on one bus: neither memory nor page numbers nor cursors nor slots run out.
 fn a_hundred_deaths(name: &str, step: &str, skip: usize) {
     let _watchdog = watchdog::start(name, Duration::from_secs(120));

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
@@ -497,6 +498,97 @@ fn doctor_finds_the_dead_and_repairs_them() {
     assert_eq!(stats["counters"]["recoveries"], 1);
     assert_eq!(stats["participants"], json!([]));
     buses.mmsb(&["doctor", "none"]).fails(4);
+}
+
+/// A word of a segment, as docs/layout.md has it.
+fn word(file: &std::fs::File, at: u64) -> u64 {
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, at).unwrap();
+    u64::from_le_bytes(bytes)
+}
+
+#[test]
+fn doctor_gives_up_a_corrupt_commit_of_the_dead_only_when_told_to() {
+    let buses = buses();
+    let mut watch = buses.start(&["watch", "b", "--from", "snapshot", "--json"]);
+    watch.event();
+    let stats = buses.json(&["stats", "b"]);
+    let dead = stats["participants"][0].clone();
+    watch.signal(Signal::SIGKILL);
+    watch.end();
+    // As if it had died inside a commit: its bytes are made here, because the next to join would finish them.
+    let open = |suffix: &str| {
+        let path = buses.path().join(format!("mmsb.b.{suffix}"));
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).open(path).unwrap()
+    };
+    let (pages, ctl) = (open("pages"), open("ctl"));
+    let (index, generation) = (
+        dead["index"].as_u64().unwrap(),
+        dead["generation"].as_u64().unwrap(),
+    );
+    let (ring, arena_entry) = (word(&pages, 128), word(&pages, 96));
+    let lsn = stats["floor_lsn"].as_u64().unwrap();
+    let slots = stats["ring_bytes"].as_u64().unwrap() / 64;
+    // The first record of the ring stands, made by the dead, and says nonsense.
+    let slot = ring + lsn % slots * 64;
+    let stamp = word(&pages, slot);
+    assert_eq!(stamp & 7, 2, "a READY record");
+    let by_dead = stamp & !(0xffff << 3) | (index << 6 | generation & 0x3f) << 3;
+    pages.write_all_at(&by_dead.to_le_bytes(), slot).unwrap();
+    pages.write_all_at(&[0xff; 56], slot + 8).unwrap();
+    // It holds page 0, half written.
+    let life = (generation as u32) << 11 | (index as u32 + 1);
+    ctl.write_all_at(&life.to_le_bytes(), word(&ctl, 96))
+        .unwrap();
+    let participant = word(&ctl, 80) + index * 512;
+    ctl.write_all_at(&lsn.to_le_bytes(), participant + 128)
+        .unwrap();
+    let block = (word(&pages, arena_entry) & ((1 << 36) - 1)) * 32;
+    let seq = word(&pages, block);
+    assert_eq!(seq & 1, 0);
+    pages.write_all_at(&(seq | 1).to_le_bytes(), block).unwrap();
+
+    let report = buses.mmsb(&["doctor", "b", "--json"]).exits(1).json();
+    let wreck = finding(&report, "wreck");
+    let said = wreck["message"].as_str().unwrap();
+    assert!(said.contains(&format!("LSN {lsn} ")), "{said}");
+    assert!(said.contains("page 0.1 (half written)"), "{said}");
+    // An ordinary repair loses nothing.
+    let report = buses.mmsb(&["doctor", "b", "--repair", "--json"]).exits(1);
+    finding(&report.json(), "repair");
+    assert!(buses.bus("b").attach().is_err());
+    buses.mmsb(&["doctor", "--abandon"]).exits(2);
+    let observer = buses.bus("b").observe().unwrap();
+    let mut log = observer.follow().unwrap();
+    let report = buses.json(&["doctor", "b", "--abandon"]);
+    assert_eq!(report["problems"], 0, "{report}");
+    let gave_up = finding(&report, "wreck");
+    assert_eq!(gave_up["severity"], "repaired");
+    assert!(
+        gave_up["message"]
+            .as_str()
+            .unwrap()
+            .contains(said.split_once("LSN").unwrap().1)
+    );
+    let stats = buses.json(&["stats", "b"]);
+    assert_eq!(stats["counters"]["abandoned"], 1);
+    // The log says so, and what the page holds now.
+    let mut marks = Vec::new();
+    while let Ok(Some(event)) = log.try_next() {
+        if let mmsb::Event::Delta(delta) = event {
+            marks.push(String::from_utf8_lossy(&delta.mark).into_owned());
+        }
+    }
+    let told = format!("mmsb: abandoned LSN {lsn} of ");
+    assert!(
+        marks.iter().any(|mark| mark.starts_with(&told)),
+        "{marks:?}"
+    );
+    let bus = buses.bus("b").attach().unwrap();
+    let page = bus.page_by_id("0.1".parse().unwrap()).unwrap();
+    page.patch(0, b"x").unwrap();
+    assert_eq!(buses.json(&["doctor", "b"])["problems"], 0);
 }
 
 #[test]

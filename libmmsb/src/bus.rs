@@ -10,6 +10,7 @@ use mmsb_shm::segment::{self, Core};
 use mmsb_shm::sys::space::SegmentDir;
 use mmsb_shm::{
     OnFull, PageError, PageId, PageInfo, PageRef, Pages, Participant, ParticipantConfig, Receipt,
+    Wreck,
 };
 
 use crate::Observer;
@@ -106,6 +107,19 @@ impl Bus {
     /// [`AttachError::Missing`](crate::AttachError::Missing) if there is none of this name.
     pub fn unlink(name: &str) -> Result<()> {
         Ok(segment::unlink(&SegmentDir::from_env(), name)?)
+    }
+
+    /// Gives up what dead participants left and what cannot be finished because the record of it is corrupt: until then
+    /// nobody can join. Each such record is skipped from here on, a page that was half written keeps the bytes it has,
+    /// and locks and blocks are free. Returns what was given up; the dead that left nothing corrupt are recovered.
+    ///
+    /// A committed delta is lost, so only a person should decide this. Followers are told by a mark, and the pages are
+    /// written again with what they hold, so that whoever rebuilds them from the log has the same.
+    ///
+    /// # Errors
+    /// As [`BusBuilder::attach`](crate::BusBuilder::attach); [`PageError::Corrupt`] if the ring itself is damaged.
+    pub fn abandon_dead_in(dir: impl AsRef<Path>, name: &str) -> Result<Vec<Wreck>> {
+        crate::inspect::abandon_dead(dir.as_ref(), name)
     }
 
     /// As [`Bus::unlink`], from another directory.

@@ -108,6 +108,7 @@ pub use {
 };
 
 pub use mmsb_shm::{
-    AttachError, BusConfig, BusFull, Cold, Corrupt, Delta, Gap, Kind, Lease, OnFull, PageError,
-    PageId, PageInfo, PageVersion, Receipt, RingInfo, SourceInfo, WaitStrategy, schema,
+    AttachError, BusConfig, BusFull, Cold, Corrupt, Delta, Gap, Kind, Lease, Left, OnFull,
+    PageError, PageId, PageInfo, PageVersion, Receipt, RingInfo, SourceInfo, WaitStrategy, Wreck,
+    WreckedPage, schema,
 };

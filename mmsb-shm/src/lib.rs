@@ -66,6 +66,7 @@ pub use {
     observe::{CursorInfo, RingInfo},
     page::{Lease, PageId, PageRef, PageVersion, PinnedView},
     participant::{OnFull, Participant, ParticipantConfig, ParticipantInfo},
+    recovery::{Left, Wreck, WreckedPage},
     segment::{BusConfig, Core, Geometry, Pages},
     stats::Counter,
     subscribe::{Delta, Follower, Gap, Polled},

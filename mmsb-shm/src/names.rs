@@ -832,7 +832,7 @@ impl Participant {
             if named {
                 self.lock_word(names, 30, Locked::Names)?;
             }
-            if self.leases.borrow().contains(&id.index) {
+            if self.leased(id.index).is_some() {
                 self.yield_leases();
             }
             let locked = self.lock_word(word, id.index, Locked::Page(id.index));
@@ -846,6 +846,7 @@ impl Participant {
             }
             match attempt? {
                 Destroyed::Done => {
+                    self.forget_lease(id);
                     self.finish(1, 0);
                     step("destroy.index");
                     self.free_index(id.index);

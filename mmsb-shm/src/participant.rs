@@ -8,7 +8,6 @@
 //! last life left behind was finished or cleared (`recovery`).
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -18,13 +17,14 @@ use crate::arena::Pools;
 use crate::doorbell;
 use crate::error::{AttachError, Corrupt, PageError};
 use crate::layout::participant::{ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE_NAME_WORDS};
-use crate::page::{lease, owner};
+use crate::page::{PageId, lease, owner};
 use crate::recovery;
 use crate::ring::{Guess, Ring, load_lsn};
 use crate::segment::{Core, LOCK_LEASE, LOCK_SLOT, owner_position};
 use crate::stats::Counter;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, relax};
-use crate::sys::{barrier, clock, fork, lock, process, space};
+use crate::sys::fork::{self, Description};
+use crate::sys::{barrier, clock, lock, process, space};
 use crate::testing::step;
 
 /// What a writer does when the ring is full.
@@ -77,7 +77,8 @@ pub struct Participant {
     pub(crate) config: ParticipantConfig,
     pub(crate) pools: RefCell<Pools>,
     pub(crate) scratch: RefCell<Vec<u8>>,
-    pub(crate) leases: RefCell<Vec<u32>>,
+    /// Pages on lease, at most one for each index.
+    pub(crate) leases: RefCell<Vec<PageId>>,
     /// Length of `leases`, for the hot path.
     pub(crate) lease_count: Cell<u32>,
     pub(crate) pins: Cell<u32>,
@@ -257,39 +258,6 @@ pub(crate) fn write_name(words: &[AtomicU64], name: &str) -> usize {
         );
     }
     end
-}
-
-/// An open description of `.ctl` that fork children close. Forgotten and closed on drop, unless it is kept.
-struct Description(ManuallyDrop<OwnedFd>);
-
-impl Description {
-    fn new(fd: OwnedFd) -> io::Result<Description> {
-        fork::close_in_child(fd.as_raw_fd())?;
-        Ok(Description(ManuallyDrop::new(fd)))
-    }
-
-    /// For a participant, which undoes it when it leaves.
-    fn keep(self) -> ManuallyDrop<OwnedFd> {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: taken once, out of a value that is not dropped.
-        ManuallyDrop::new(unsafe { ManuallyDrop::take(&mut this.0) })
-    }
-}
-
-impl std::ops::Deref for Description {
-    type Target = OwnedFd;
-
-    fn deref(&self) -> &OwnedFd {
-        &self.0
-    }
-}
-
-impl Drop for Description {
-    fn drop(&mut self) {
-        fork::forget(self.0.as_raw_fd());
-        // SAFETY: dropped once, here.
-        unsafe { ManuallyDrop::drop(&mut self.0) };
-    }
 }
 
 impl Participant {

@@ -13,19 +13,22 @@
 //! process holds its lock and is never recovered.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::commit::{GroupRecord, apply_group};
 use crate::doorbell;
 use crate::error::{Corrupt, PageError};
 use crate::layout::page::{BlockRef, BlockState};
 use crate::layout::participant::{SLOT_ACTIVE, SLOT_FREE};
-use crate::layout::ring::{Kind, RecordHead, SlotState, Stamp};
-use crate::page::owner;
+use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
+use crate::page::{PageId, owner, seqlock};
+use crate::participant::read_name;
 use crate::ring::{Seen, load_lsn, record};
-use crate::segment::{Core, LOCK_RECOVERY};
+use crate::segment::{Core, LOCK_RECOVERY, owner_index};
 use crate::stats::Counter;
 use crate::sync::Ordering;
-use crate::sys::lock;
+use crate::sys::fork::Description;
+use crate::sys::{lock, space};
 use crate::testing::step;
 
 /// Holds the recovery lock of a slot.
@@ -72,13 +75,22 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
     if state & 0xff != SLOT_ACTIVE || !core.is_dead(index, state >> 8) {
         return Ok(false);
     }
+    finish(core, index, state >> 8)?;
+    drop(guard);
+    wake_all(core);
+    Ok(true)
+}
+
+/// Steps 1 to 5, under the recovery lock of the slot.
+fn finish(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
+    let slot = &core.ctl.participants()[index as usize];
     step("recovery.begin");
     // Relaxed: only recoverers touch it, under the lock. Not 0: one died here before us.
     if slot.recovering.load(Ordering::Relaxed) != 0 {
         core.pages.count(Counter::RecoveredRecoverer, 1);
     }
     slot.recovering.store(1, Ordering::Relaxed);
-    let life = owner::word(index, state >> 8);
+    let life = owner::word(index, generation);
     core.mark_sweep_all();
     step("recovery.sweep_noted");
     let claimed = pad_claims(core, life)?;
@@ -86,6 +98,13 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
     let (ready, odd) = redo(core, life, load_lsn(&slot.hold, Ordering::Acquire))?;
     step("recovery.redone");
     let held_words = count_words(core, life);
+    if let Some(page) = held_pages(core, life).find(|page| page.left == Left::Torn) {
+        // Pages are odd only behind READY, so the record should have named it.
+        return Err(Corrupt {
+            what: "record of a page that is half written",
+            offset: page.id.index.into(),
+        });
+    }
     let counters = [
         (Counter::RecoveredClaimed, claimed),
         (Counter::RecoveredReady, ready),
@@ -104,11 +123,205 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
     }
     core.pages.count(Counter::Recoveries, 1);
     slot.recovering.store(0, Ordering::Relaxed);
-    vacate(core, index, state >> 8);
+    vacate(core, index, generation);
     step("recovery.vacated");
-    drop(guard);
-    wake_all(core);
-    Ok(true)
+    Ok(())
+}
+
+/// What a dead participant left that cannot be finished, because the record of it is corrupt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wreck {
+    /// Slot index.
+    pub index: u32,
+    /// Generation of the slot.
+    pub generation: u64,
+    /// Its name.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Why its work cannot be finished.
+    pub corrupt: Corrupt,
+    /// LSN of the record that is corrupt; 0: what is corrupt is something else that it left.
+    pub lsn: u64,
+    /// The pages that it was writing, and what it left of them. A page that it was making is listed with the generation
+    /// of the one before.
+    pub pages: Vec<WreckedPage>,
+    /// Whether it held the name directory: a creation, removal or renaming may be half done.
+    pub names: bool,
+}
+
+/// A page whose writer died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WreckedPage {
+    /// The page.
+    pub id: PageId,
+    /// What was left.
+    pub left: Left,
+}
+
+/// What a dead writer left of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// There is no page, or not yet.
+    Nothing,
+    /// The state ahead of the delta.
+    Before,
+    /// The state behind the delta, or the page was not part of it.
+    Behind,
+    /// Possibly some bytes of both.
+    Torn,
+}
+
+impl Core {
+    /// What the dead left that no recovery can finish. Looks only; recoveries meanwhile may make it wrong.
+    pub fn wrecks(&self) -> Vec<Wreck> {
+        let slots = self.ctl.participants_used().iter().enumerate();
+        slots
+            .filter_map(|(index, slot)| {
+                let (index, state) = (index as u32, slot.state.load(Ordering::Acquire));
+                let generation = state >> 8;
+                if state & 0xff != SLOT_ACTIVE || !self.is_dead(index, generation) {
+                    return None;
+                }
+                let life = owner::word(index, generation);
+                let hold = load_lsn(&slot.hold, Ordering::Acquire);
+                let corrupt = check_redo(self, life, hold).err()?;
+                Some(wreck(self, index, generation, corrupt, true))
+            })
+            .collect()
+    }
+
+    /// Gives up what the dead participant in slot `index` did not finish, if that cannot be finished: its record becomes
+    /// padding, a half-written page keeps the bytes it has and counts one delta more, everything it held is free.
+    /// `None`: nothing was given up, because it is not dead, or was recovered like any other.
+    ///
+    /// This loses a committed delta, so nobody does it unasked. Whoever asks tells the others (a mark), and writes
+    /// the pages again, so that the log says what they hold.
+    ///
+    /// # Errors
+    /// [`PageError::Corrupt`] if the ring itself is damaged, [`PageError::Timeout`] if somebody else stands in the middle of
+    /// recovering it.
+    pub fn abandon_dead(&self, index: u32) -> Result<Option<Wreck>, PageError> {
+        let Some(slot) = self.ctl.participants().get(index as usize) else {
+            return Ok(None);
+        };
+        let fd = space::reopen(self.ctl.probe().as_fd(), true)
+            .and_then(Description::new)
+            .map_err(|e| PageError::io("reopen the control segment", e))?;
+        let begin = Instant::now();
+        let byte = LOCK_RECOVERY + u64::from(index);
+        while !lock::try_lock(fd.as_fd(), byte)
+            .map_err(|e| PageError::io("lock for recovery", e))?
+        {
+            if begin.elapsed() > Duration::from_secs(1) {
+                return Err(PageError::Timeout {
+                    what: format!("the recovery of {}", self.describe(index)),
+                    holder: "whoever recovers it".into(),
+                    waited: begin.elapsed(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let guard = RecoveryLock { fd: &fd, byte };
+        // Acquire: under the lock, as in `participant`.
+        let state = slot.state.load(Ordering::Acquire);
+        let generation = state >> 8;
+        if state & 0xff != SLOT_ACTIVE || !self.is_dead(index, generation) {
+            return Ok(None);
+        }
+        let Err(corrupt) = finish(self, index, generation) else {
+            drop(guard);
+            wake_all(self);
+            return Ok(None);
+        };
+        let life = owner::word(index, generation);
+        // The ring as such must be whole: a claim that nobody finds would stop all who follow.
+        pad_claims(self, life)?;
+        // Not the record's fault if only what comes behind the redo failed.
+        let hold = load_lsn(&slot.hold, Ordering::Acquire);
+        let torn = held_pages(self, life).any(|page| page.left == Left::Torn);
+        let lost = torn || redo(self, life, hold).is_err();
+        let wreck = wreck(self, index, generation, corrupt, lost);
+        self.pages.count(Counter::Abandoned, 1);
+        step("abandon.counted");
+        for page in wreck.pages.iter().filter(|p| p.left == Left::Torn) {
+            if let Some(entry) = self.pages.load_entry(page.id.index) {
+                let header = self.pages.block(entry.block(), 0)?.header;
+                // Not the even value it had: a reader that began ahead of the death must not believe its copy.
+                let even = header.seq.load(Ordering::Relaxed) & !1;
+                seqlock::write_end(&header.seq, even, 1);
+            }
+        }
+        step("abandon.even");
+        // Behind the pages: until here who does this again finds the same record. From here on the recovery has nothing
+        // to redo.
+        if wreck.lsn != 0
+            && let Seen::Ready(stamp) = self.pages.ring().look(wreck.lsn)
+        {
+            self.pages.ring().pad(wreck.lsn, stamp);
+        }
+        slot.hold.store(0, Ordering::Release);
+        step("abandon.padded");
+        for hand in &slot.in_hand {
+            let at = BlockRef::from_bits(hand.load(Ordering::Acquire));
+            if !at.is_none() && self.pages.free_block(at, BlockState::Held(life)).is_err() {
+                // No block stands there: nothing to give back.
+                hand.store(0, Ordering::Release);
+            }
+        }
+        slot.recovering.store(0, Ordering::Relaxed);
+        let finished = finish(self, index, generation);
+        drop(guard);
+        wake_all(self);
+        finished?;
+        Ok(Some(wreck))
+    }
+}
+
+fn wreck(core: &Core, index: u32, generation: u64, corrupt: Corrupt, lost: bool) -> Wreck {
+    let slot = &core.ctl.participants()[index as usize];
+    let life = owner::word(index, generation);
+    let hold = load_lsn(&slot.hold, Ordering::Acquire);
+    let names = &core.ctl.header().names_lock;
+    Wreck {
+        index,
+        generation,
+        name: read_name(&slot.name),
+        pid: slot.pid.load(Ordering::Relaxed),
+        corrupt,
+        lsn: ready_group(core, life, hold)
+            .filter(|_| lost)
+            .map_or(0, |_| hold),
+        pages: held_pages(core, life).collect(),
+        names: owner::holder(names.load(Ordering::Acquire)) == life,
+    }
+}
+
+/// Pages whose owner word names the life.
+fn held_pages(core: &Core, life: u32) -> impl Iterator<Item = WreckedPage> {
+    let slot = owner::index(life).and_then(|i| core.ctl.participants().get(i as usize));
+    let hold = slot.map_or(0, |slot| load_lsn(&slot.hold, Ordering::Acquire));
+    let words = core.ctl.owners().iter().enumerate();
+    words.filter_map(move |(position, word)| {
+        // Acquire: with the word, what its holder did.
+        if owner::holder(word.load(Ordering::Acquire)) != life {
+            return None;
+        }
+        let index = owner_index(position, core.ctl.owner_shift());
+        let entry = core.pages.load_entry(index)?;
+        let left = match core.pages.block(entry.block(), 0) {
+            _ if entry.block().is_none() => Left::Nothing,
+            Err(_) => Left::Nothing,
+            Ok(block) if block.header.seq.load(Ordering::Acquire) & 1 == 1 => Left::Torn,
+            Ok(block) if load_lsn(&block.header.lsn, Ordering::Relaxed) < hold => Left::Before,
+            Ok(_) => Left::Behind,
+        };
+        let id = PageId {
+            index,
+            generation: entry.generation(),
+        };
+        Some(WreckedPage { id, left })
+    })
 }
 
 /// Step 1. Walks from `published` to the end of the ring; a claim's length stays, so record boundaries do too.
@@ -179,41 +392,98 @@ fn load_group(core: &Core, lsn: u64, slots: u32) -> Result<Vec<Loaded>, Corrupt>
     Ok(group)
 }
 
-/// Step 2. Returns 1 for (not begun, left odd).
-fn redo(core: &Core, life: u32, hold: u64) -> Result<(u64, u64), Corrupt> {
+/// The stamp of the group that the life committed at `hold` and may not have applied.
+fn ready_group(core: &Core, life: u32, hold: u64) -> Option<Stamp> {
     let ring = core.pages.ring();
     // The hold keeps the floor where it is; a value outside the ring is no hold.
     if hold < ring.floor.load(Ordering::Acquire) || hold >= ring.limit.load(Ordering::Acquire) {
-        return Ok((0, 0));
+        return None;
     }
-    let Seen::Ready(stamp) = ring.look(hold) else {
-        return Ok((0, 0));
-    };
-    if !stamp.is_by(life) {
-        return Ok((0, 0));
+    match ring.look(hold) {
+        Seen::Ready(stamp) if stamp.is_by(life) => Some(stamp),
+        _ => None,
     }
-    let group = load_group(core, hold, stamp.slots())?;
+}
+
+/// The records of a loaded group, taken apart.
+fn take_apart(group: &[Loaded]) -> Result<Vec<GroupRecord<'_>>, Corrupt> {
     let mut records = Vec::with_capacity(group.len());
-    for r in &group {
+    for r in group {
         let bad = Corrupt {
             what: "record",
             offset: r.lsn,
         };
-        let kind = Kind::from_byte(r.head.kind).ok_or(bad)?;
-        let parts = record::parts(&r.head, &r.body).ok_or(bad)?;
         records.push(GroupRecord {
             lsn: r.lsn,
             head: r.head,
-            kind,
-            parts,
+            kind: Kind::from_byte(r.head.kind).ok_or(bad)?,
+            parts: record::parts(&r.head, &r.body).ok_or(bad)?,
         });
     }
+    Ok(records)
+}
+
+/// Step 2. Returns 1 for (not begun, left odd).
+fn redo(core: &Core, life: u32, hold: u64) -> Result<(u64, u64), Corrupt> {
+    let Some(stamp) = ready_group(core, life, hold) else {
+        return Ok((0, 0));
+    };
+    let group = load_group(core, hold, stamp.slots())?;
+    let records = take_apart(&group)?;
     let pages_max = core.pages.geometry.pages_max;
     let applied = apply_group(core, &records, |index| {
         // Acquire: a word that is still the dead one's says that the page was not given back.
         index < pages_max && owner::holder(core.ctl.owner(index).load(Ordering::Acquire)) == life
     })?;
     Ok((u64::from(applied.fresh > 0), u64::from(applied.odd > 0)))
+}
+
+/// Whether the redo will find what it needs, as far as a look can tell.
+fn check_redo(core: &Core, life: u32, hold: u64) -> Result<(), Corrupt> {
+    let group = match ready_group(core, life, hold) {
+        Some(stamp) => load_group(core, hold, stamp.slots())?,
+        None => Vec::new(),
+    };
+    let records = take_apart(&group)?;
+    for page in held_pages(core, life) {
+        let of_page = |r: &&GroupRecord<'_>| r.head.index == page.id.index;
+        if page.left == Left::Torn && !records.iter().any(|r| of_page(&r)) {
+            return Err(Corrupt {
+                what: "record of a page that is half written",
+                offset: page.id.index.into(),
+            });
+        }
+        for r in records.iter().filter(of_page) {
+            let in_place = r.head.flags & RecordFlags::BLOCK == 0;
+            match r.kind {
+                Kind::Patch | Kind::Ranges | Kind::Masked if in_place => {
+                    let Some(entry) = core.pages.load_entry(page.id.index) else {
+                        continue;
+                    };
+                    if entry.generation() != r.head.generation || entry.block().is_none() {
+                        continue;
+                    }
+                    let block = core.pages.block(entry.block(), 0)?;
+                    let size = block.header.size.load(Ordering::Relaxed);
+                    let payload = r.parts.payload;
+                    record::for_each_range(r.kind, r.head.offset, payload, size.into(), |_, _| {})
+                        .ok_or(Corrupt {
+                            what: "range of a record",
+                            offset: r.lsn,
+                        })?;
+                }
+                _ => {
+                    for bits in [r.parts.new_block, r.parts.old_block] {
+                        let at = BlockRef::from_bits(bits);
+                        if !at.is_none() {
+                            core.pages.block(at, 0)?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Step 3, and part of a clean leave.

@@ -40,11 +40,13 @@ pub enum Counter {
     Joins = 14,
     /// Blocks in the hand of the dead that were given back.
     RecoveredBlocks = 15,
+    /// Dead participants whose committed delta was given up, because its record was corrupt.
+    Abandoned = 16,
 }
 
 impl Counter {
     /// All, in order.
-    pub const ALL: [(Counter, &'static str); 16] = [
+    pub const ALL: [(Counter, &'static str); 17] = [
         (Counter::Recoveries, "recoveries"),
         (Counter::RecoveredClaimed, "recovered_claimed"),
         (Counter::RecoveredReady, "recovered_ready"),
@@ -61,6 +63,7 @@ impl Counter {
         (Counter::Gaps, "gaps"),
         (Counter::Joins, "joins"),
         (Counter::RecoveredBlocks, "recovered_blocks"),
+        (Counter::Abandoned, "abandoned"),
     ];
 }
 

@@ -239,13 +239,13 @@ impl Follower {
                 Seen::Ready(stamp) => {
                     match self.take_group(pages, &ring, stamp, &mut clock, &mut f)? {
                         Some(n) => delivered += n,
-                        None => break self.lapped(&ring),
+                        None => break self.lapped(&ring)?,
                     }
                 }
                 Seen::Padding(stamp) => {
                     // The floor is looked at as for any record: a stale lap's padding must not move us astray.
                     if !ring.is_intact(self.position) {
-                        break self.lapped(&ring);
+                        break self.lapped(&ring)?;
                     }
                     self.position += u64::from(stamp.slots());
                 }
@@ -258,7 +258,7 @@ impl Follower {
                 }
                 Seen::Claimed(_) if delivered > 0 => break Polled::Deltas(delivered),
                 Seen::Claimed(_) => break Polled::Waiting { lsn: self.position },
-                Seen::Lapped => break self.lapped(&ring),
+                Seen::Lapped => break self.lapped(&ring)?,
                 Seen::Bad => {
                     if ring.is_intact(self.position) {
                         return Err(Corrupt {
@@ -267,7 +267,7 @@ impl Follower {
                         }
                         .into());
                     }
-                    break self.lapped(&ring);
+                    break self.lapped(&ring)?;
                 }
             }
         };
@@ -341,15 +341,25 @@ impl Follower {
         Ok(Some(count))
     }
 
-    fn lapped(&mut self, ring: &Ring<'_>) -> Polled {
+    /// What stood at the position is overwritten, or so the floor says: goes on near the end of the ring.
+    fn lapped(&mut self, ring: &Ring<'_>) -> Result<Polled, Corrupt> {
         let from = self.position;
-        let to = ring.recent_boundary().max(from);
+        // Acquire (R2): with the floor comes the `published` that allowed it, which is no less.
+        ring.floor.load(Ordering::Acquire);
+        let to = ring.recent_boundary();
+        if to <= from {
+            // Nothing is overwritten ahead of being published. A gap of no length would be told again and again.
+            return Err(Corrupt {
+                what: "overwrite floor, or stamp, ahead of what is published",
+                offset: from,
+            });
+        }
         self.missed += to - from;
         self.position = to;
         if let Some(cursor) = self.cursor() {
             cursor.missed.store(self.missed, Ordering::Relaxed);
         }
-        Polled::Gap(Gap { from, to })
+        Ok(Polled::Gap(Gap { from, to }))
     }
 
     /// Whether there is something to poll.
@@ -693,5 +703,53 @@ impl Participant {
             _ => {}
         }
         Ok(polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::NewPage;
+    use crate::participant::ParticipantConfig;
+    use crate::segment::BusConfig;
+    use crate::sys::space::SegmentDir;
+
+    #[test]
+    fn a_floor_ahead_of_what_is_published_is_corrupt_and_no_gap() {
+        let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = SegmentDir::at(tmp.path());
+        let core = Arc::new(Core::create(&dir, "t", &BusConfig::default()).unwrap());
+        let p = Participant::join(Arc::clone(&core), ParticipantConfig::default()).unwrap();
+        let mut follower = p.follow(false).unwrap();
+        let start = follower.position();
+        let new = NewPage {
+            size: 8,
+            ..NewPage::default()
+        };
+        p.create_page(&new).unwrap();
+        let floor = core.pages.ring().floor;
+        let whole = floor.load(Ordering::Relaxed);
+        for scrambled in [start + 1, 1 << 40, u64::MAX] {
+            floor.store(scrambled, Ordering::Relaxed);
+            for mut follower in [Follower::at(start), Follower::at(core.pages.end_lsn() - 1)] {
+                match follower.poll(&core.pages, 10, |_| {}) {
+                    // A floor within the ring is honoured as long as that leads on.
+                    Ok(Polled::Gap(gap)) => {
+                        assert!(gap.to > gap.from, "{gap:?}, floor {scrambled}")
+                    }
+                    Ok(Polled::Deltas(_)) => assert!(scrambled <= follower.position()),
+                    Err(PageError::Corrupt(_)) => {}
+                    other => panic!("{other:?}, floor {scrambled}"),
+                }
+            }
+            assert!(matches!(
+                p.poll(&mut follower, 10, |_| {}),
+                Err(PageError::Corrupt(_))
+            ));
+        }
+        floor.store(whole, Ordering::Relaxed);
+        let polled = p.poll(&mut follower, 10, |_| {});
+        assert_eq!(polled, Ok(Polled::Deltas(1)), "nothing was skipped");
+        assert_eq!(follower.missed(), 0);
     }
 }

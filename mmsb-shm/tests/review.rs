@@ -1,12 +1,14 @@
 //! Interleavings that once tore a page, lost a place in the ring, or leaked memory.
 #![cfg(feature = "testing")]
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use mmsb_shm::error::AttachError;
 use mmsb_shm::participant::{Participant, ParticipantConfig};
-use mmsb_shm::segment::{BusConfig, Core};
+use mmsb_shm::segment::{self, BusConfig, Core};
 use mmsb_shm::sys::space::SegmentDir;
 use mmsb_shm::testing::{Action, arm};
 use mmsb_shm::{Change, Kind, NewPage, Options, PageError, PageVersion, Polled};
@@ -507,10 +509,10 @@ fn removing_a_bus_that_was_replaced_meanwhile_leaves_no_half() {
     let other = dir.clone();
     let remover = std::thread::spawn(move || {
         arm("unlink.opened", 0, Action::Park(opened, gone_on));
-        mmsb_shm::segment::unlink(&other, "t")
+        segment::unlink(&other, "t")
     });
     is_opened.recv().unwrap();
-    mmsb_shm::segment::unlink(&dir, "t").unwrap();
+    segment::unlink(&dir, "t").unwrap();
     drop(Core::create(&dir, "t", &BusConfig::default()).unwrap());
     go_on.send(()).unwrap();
     remover.join().unwrap().unwrap();
@@ -565,4 +567,199 @@ fn a_handle_of_one_mapping_is_refused_by_another() {
         assert_eq!(next.join("c", 300).create_page(&page(8)).unwrap(), id);
         assert!(gone(next.core.pages.observe(&pa, 0, &mut out).map(drop)));
     }
+}
+
+/// A fork that outlives its parent; killed on drop.
+struct Orphan(libc::pid_t);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        // SAFETY: plain system call, on a process that this test made.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+    }
+}
+
+/// A process stands in the middle of `act`, at `step`; it forks, and is killed. Returns the fork, which lives on.
+fn die_behind_a_fork(dir: &SegmentDir, step: &'static str, act: fn(&SegmentDir)) -> Orphan {
+    let (mut read, mut write) = std::io::pipe().unwrap();
+    // SAFETY: the child kills itself inside; it allocates, which the C library allows behind its fork.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let (parked, is_parked) = channel();
+        let (_go_on, gone_on) = channel();
+        let dir = dir.clone();
+        std::thread::spawn(move || {
+            arm(step, 0, Action::Park(parked, gone_on));
+            act(&dir);
+        });
+        if is_parked.recv().is_ok() {
+            // SAFETY: plain system calls; the fork does nothing but wait to be killed.
+            unsafe {
+                let fork = libc::fork();
+                if fork == 0 {
+                    loop {
+                        libc::pause();
+                    }
+                }
+                let _ = write.write_all(&fork.to_le_bytes());
+                libc::kill(libc::getpid(), libc::SIGKILL);
+            }
+        }
+        // SAFETY: plain system call.
+        unsafe { libc::_exit(1) };
+    }
+    let mut fork = [0; 4];
+    read.read_exact(&mut fork).unwrap();
+    let mut status = 0;
+    // SAFETY: waits for the child just made.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    assert!(libc::WIFSIGNALED(status));
+    Orphan(libc::pid_t::from_le_bytes(fork))
+}
+
+#[test]
+fn a_fork_in_the_middle_of_a_creation_or_removal_does_not_keep_its_lock() {
+    let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+    let dir = SegmentDir::at(tmp.path());
+    let create = |dir: &SegmentDir| Core::create(dir, "t", &BusConfig::default()).map(drop);
+    let fork = die_behind_a_fork(&dir, "create.ctl_linked", |dir| {
+        let _ = Core::create(dir, "t", &BusConfig::default());
+    });
+    // The child's handler runs some time after fork has returned in the parent.
+    let soon = |mut act: Box<dyn FnMut() -> Result<(), AttachError> + '_>| {
+        let begin = std::time::Instant::now();
+        loop {
+            match act() {
+                Err(_) if begin.elapsed() < Duration::from_secs(2) => std::thread::yield_now(),
+                other => return other,
+            }
+        }
+    };
+    soon(Box::new(|| create(&dir))).expect("a leftover in nobody's hands");
+    drop(fork);
+    let _fork = die_behind_a_fork(&dir, "unlink.locked", |dir| {
+        let _ = segment::unlink(dir, "t");
+    });
+    soon(Box::new(|| segment::unlink(&dir, "t"))).expect("nobody else removes it");
+    create(&dir).unwrap();
+}
+
+#[test]
+fn who_removes_half_a_bus_leaves_the_next_one_whole() {
+    let bus = bus();
+    let dir = bus.core.dir.clone();
+    for step in ["unlink.locked", "unlink.pages"] {
+        if !bus.core.is_named() {
+            drop(Core::create(&dir, "t", &BusConfig::default()).unwrap());
+        }
+        std::fs::remove_file(dir.object("t", "ctl")).unwrap();
+        let (parked, is_parked) = channel();
+        let (go_on, gone_on) = channel();
+        let other = dir.clone();
+        let remover = std::thread::spawn(move || {
+            arm(step, 0, Action::Park(parked, gone_on));
+            segment::unlink(&other, "t")
+        });
+        is_parked.recv().unwrap();
+        let made = Core::create(&dir, "t", &BusConfig::default());
+        let removed = segment::unlink(&dir, "t");
+        assert!(matches!(made, Err(AttachError::Exists { .. })), "at {step}");
+        assert!(
+            matches!(removed, Err(AttachError::Initialising { .. })),
+            "at {step}: {removed:?}"
+        );
+        go_on.send(()).unwrap();
+        remover.join().unwrap().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_lease_ends_with_its_page() {
+    let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+    let config = BusConfig {
+        pages_max: 4,
+        ..BusConfig::default()
+    };
+    let bus = TestBus {
+        core: Arc::new(Core::create(&SegmentDir::at(tmp.path()), "t", &config).unwrap()),
+        _tmp: tmp,
+    };
+    let (a, b) = (bus.join("a", 300), bus.join("b", 300));
+    let use_every_number = |by: &Participant| {
+        let ids: Vec<_> = (0..4).map(|_| by.create_page(&page(8)).unwrap()).collect();
+        for id in ids {
+            by.destroy_page(id).unwrap();
+        }
+    };
+    let yielded = || bus.core.pages.counter(mmsb_shm::Counter::LeasesYielded);
+    // Destroyed by somebody else; the holder goes on writing.
+    let id = a.create_page(&page(8)).unwrap();
+    let p = bus.core.pages.resolve(id).unwrap();
+    let lease = a.lease(&p).unwrap();
+    b.destroy_page(id).unwrap();
+    assert!(matches!(
+        a.patch(&p, 0, &[1; 8]),
+        Err(PageError::PageGone(_))
+    ));
+    use_every_number(&b);
+    assert!(matches!(a.lease(&p), Err(PageError::PageGone(_))));
+    use_every_number(&b);
+    drop(lease);
+    // Destroyed by the holder; the next page of that number is not on lease.
+    let id = a.create_page(&page(8)).unwrap();
+    let p = bus.core.pages.resolve(id).unwrap();
+    let lease = a.lease(&p).unwrap();
+    a.destroy_page(id).unwrap();
+    let ids: Vec<_> = (0..4).map(|_| a.create_page(&page(8)).unwrap()).collect();
+    let before = yielded();
+    for id in &ids {
+        let p = bus.core.pages.resolve(*id).unwrap();
+        a.patch(&p, 0, &[1; 8]).unwrap();
+        b.patch(&p, 0, &[2; 8]).unwrap();
+    }
+    assert_eq!(yielded(), before, "leases that nobody took");
+    // One that somebody took stays when the old one is dropped.
+    let again = ids.iter().find(|other| other.index == id.index).unwrap();
+    let p = bus.core.pages.resolve(*again).unwrap();
+    let _again = a.lease(&p).unwrap();
+    drop(lease);
+    b.patch(&p, 0, &[3; 8]).unwrap();
+    assert_eq!(yielded(), before + 1, "a lease of its own");
+    for id in ids {
+        a.destroy_page(id).unwrap();
+    }
+    // Destroyed between the end of a commit and the moment the lease is taken again.
+    let id = b.create_page(&page(8)).unwrap();
+    let (said, says) = channel();
+    let (order, orders) = channel::<()>();
+    let (parked, is_parked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        scope.spawn(move || {
+            let c = Participant::join(core, ParticipantConfig::default()).unwrap();
+            let p = c.core().pages.resolve(id).unwrap();
+            let _lease = c.lease(&p).unwrap();
+            said.send(()).unwrap();
+            orders.recv().unwrap();
+            arm("lease.let_go", 0, Action::Park(parked, gone_on));
+            c.patch(&p, 0, &[1; 8]).unwrap();
+            said.send(()).unwrap();
+            // The lease lives on until the main thread has looked.
+            let _ = orders.recv();
+        });
+        let (order, go_on) = (order, go_on);
+        says.recv().unwrap();
+        let p = bus.core.pages.resolve(id).unwrap();
+        // Takes the lease away, so that the next commit of its holder is an ordinary one.
+        b.patch(&p, 0, &[2; 8]).unwrap();
+        order.send(()).unwrap();
+        is_parked.recv().unwrap();
+        b.destroy_page(id).unwrap();
+        go_on.send(()).unwrap();
+        says.recv().unwrap();
+        use_every_number(&b);
+    });
 }

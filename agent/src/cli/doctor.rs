@@ -18,6 +18,10 @@ Looks at one bus, or at all buses in the directory, and at the machine: dead par
 that are stopped or half dead and hold something, leftovers of creations and removals, memory that lost its name, the
 tmpfs, and systemd's RemoveIPC. Nobody needs --repair to go on: whoever meets the dead repairs them.
 
+If the log record of a dead participant is corrupt, nobody can finish its commit, and nobody can join. --abandon gives up
+that one delta: pages keep the bytes they have, half of the delta possibly. It says which pages and which LSN, and tells
+subscribers by a mark.
+
 Exit codes: 0 no problem, or all repaired; 1 problems are left. Warnings do not count.
 
 Examples:
@@ -34,6 +38,9 @@ pub struct Args {
     /// Recover the dead and remove leftovers
     #[arg(long)]
     pub repair: bool,
+    /// Also give up commits of the dead whose log record is corrupt: loses them
+    #[arg(long, requires = "bus")]
+    pub abandon: bool,
 }
 
 /// How bad a finding is.
@@ -115,7 +122,7 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
     };
     let mut findings = system::check(&context.dir);
     for name in &names {
-        findings.extend(check_bus(name, args.repair, context));
+        findings.extend(check_bus(name, args, context));
     }
     let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
     let (problems, warnings, repaired) = (
@@ -156,14 +163,18 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
     })
 }
 
-fn check_bus(name: &str, repair: bool, context: &Context) -> Vec<Finding> {
+fn check_bus(name: &str, args: &Args, context: &Context) -> Vec<Finding> {
     let findings = bus::check(name, &context.dir);
     let is_problem = |finding: &Finding| finding.severity == Severity::Problem;
+    let repair = args.repair || args.abandon;
     if !repair || !findings.iter().any(is_problem) {
         return findings;
     }
+    let mut abandoned = Vec::new();
     let result = if findings.iter().any(|f| f.check == bus::LEFTOVER) {
         Bus::unlink_in(&context.dir, name)
+    } else if args.abandon {
+        Bus::abandon_dead_in(&context.dir, name).map(|wrecks| abandoned = wrecks)
     } else {
         // Joining recovers the dead.
         context
@@ -184,12 +195,20 @@ fn check_bus(name: &str, repair: bool, context: &Context) -> Vec<Finding> {
     let mut all: Vec<Finding> = findings
         .into_iter()
         .filter(|old| is_problem(old) && !left.iter().any(|new| is_problem(new) && same(old, new)))
+        // Said below, as it was done.
+        .filter(|old| abandoned.is_empty() || old.check != bus::WRECK)
         .map(|mut finding| {
             finding.severity = Severity::Repaired;
             finding.advice = String::new();
             finding
         })
         .collect();
+    // What was lost is said whatever was said ahead of it.
+    all.extend(abandoned.iter().map(|wreck| {
+        let message = format!("gave up {}", bus::wreck(wreck));
+        let advice = "write what these pages should hold, from where it came from";
+        Finding::of_bus(name, bus::WRECK, Severity::Repaired, message, advice)
+    }));
     all.extend(left);
     all
 }
@@ -204,7 +223,7 @@ fn with_failure(mut findings: Vec<Finding>, name: &str, error: Error) -> Vec<Fin
         "repair",
         Severity::Problem,
         format!("the repair failed: {error}"),
-        "end the processes that are named, or remove the bus with `mmsb rm --force`",
+        "end the processes that are named; give up what is corrupt with `mmsb doctor BUS --abandon`; or remove the bus with `mmsb rm --force`",
     ));
     findings
 }

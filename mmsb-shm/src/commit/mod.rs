@@ -66,7 +66,7 @@ impl Participant {
 
     #[inline]
     fn enter_leased(&self, index: u32, word: &AtomicU32) -> Result<Entered, PageError> {
-        if self.leases.borrow().contains(&index) {
+        if self.leased(index).is_some() {
             if lease::enter(word, &self.slot().active, self.me) {
                 return Ok(Entered::Leased);
             }
@@ -89,19 +89,25 @@ impl Participant {
                 lease::leave(&self.slot().active);
             }
             Entered::Locked => {
-                if self.lease_count.get() != 0 && self.leases.borrow().contains(&index) {
+                if self.lease_count.get() != 0
+                    && let Some(id) = self.leased(index)
+                {
                     if owner::release(word, self.me) {
                         // Somebody is asking: let it in before taking the lease again.
                     }
                     self.wake_owner_waiters(index);
+                    step("lease.let_go");
                     if self.may_lease() {
-                        let _ = word.compare_exchange(
+                        let taken = word.compare_exchange(
                             0,
                             self.me | owner::LEASE,
                             // Acquire: as any taking of an owner word.
                             Ordering::Acquire,
                             Ordering::Relaxed,
                         );
+                        if taken.is_ok() {
+                            self.end_lease_of_gone(id);
+                        }
                     }
                 } else {
                     self.unlock_word(word, index);

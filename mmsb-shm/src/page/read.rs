@@ -687,27 +687,32 @@ impl Participant {
     pub fn lease(&self, page: &PageRef) -> Result<Lease<'_>, PageError> {
         self.check_fork()?;
         self.core.pages.check_own(page)?;
-        self.take_lease(page.id)?;
+        self.take_lease(page)?;
         Ok(Lease {
             by: self,
             id: page.id,
         })
     }
 
-    pub(crate) fn take_lease(&self, id: PageId) -> Result<(), PageError> {
+    fn take_lease(&self, page: &PageRef) -> Result<(), PageError> {
+        let id = page.id;
         let word = self.core.ctl.owner(id.index);
-        if self.leases.borrow().contains(&id.index)
+        if self.leased(id.index) == Some(id)
             && word.load(Ordering::Relaxed) == self.me | owner::LEASE
         {
             return Ok(());
         }
         self.lock_word(word, id.index, Locked::Page(id.index))?;
         step("lease.locked");
-        let mut leases = self.leases.borrow_mut();
-        if !leases.contains(&id.index) {
-            leases.push(id.index);
-            self.lease_count.set(leases.len() as u32);
+        if let Err(e) = self.core.pages.ensure_fresh(page) {
+            self.unlock_word(word, id.index);
+            return Err(e);
         }
+        let mut leases = self.leases.borrow_mut();
+        // An earlier page of this number is gone, and its lease with it.
+        leases.retain(|l| l.index != id.index);
+        leases.push(id);
+        self.lease_count.set(leases.len() as u32);
         drop(leases);
         if self.may_lease() {
             // Release: ours already; others may ask for it from now on. A request that came in is answered next time.
@@ -719,6 +724,38 @@ impl Participant {
         Ok(())
     }
 
+    /// The page with this index that is on lease.
+    #[inline]
+    pub(crate) fn leased(&self, index: u32) -> Option<PageId> {
+        let leases = self.leases.borrow();
+        leases.iter().find(|id| id.index == index).copied()
+    }
+
+    /// Takes the page off the list of leases; whether it was there. The word, if it is still held, is the caller's to give
+    /// back.
+    pub(crate) fn forget_lease(&self, id: PageId) -> bool {
+        let mut leases = self.leases.borrow_mut();
+        let before = leases.len();
+        leases.retain(|l| *l != id);
+        self.lease_count.set(leases.len() as u32);
+        leases.len() < before
+    }
+
+    /// Ends the lease on a page that was destroyed, so that its number is free. The caller has just got the word back:
+    /// while it is held, the entry stays what it is.
+    #[cold]
+    pub(crate) fn end_lease_of_gone(&self, id: PageId) {
+        let there = self
+            .core
+            .pages
+            .load_entry(id.index)
+            .is_some_and(|e| e.generation() == id.generation && !e.block().is_none());
+        if !there {
+            self.forget_lease(id);
+            self.hand_back(id.index);
+        }
+    }
+
     /// Hands every lease back. Whoever is about to wait does this first (B4).
     pub(crate) fn yield_leases(&self) {
         // Relaxed: our own. Inside a leased commit (which may wait for memory) the page is no one else's, as it would be
@@ -727,8 +764,8 @@ impl Participant {
             return;
         }
         // They stay listed: the next commit on such a page takes the word again.
-        for index in self.leases.borrow().iter() {
-            self.hand_back(*index);
+        for id in self.leases.borrow().iter() {
+            self.hand_back(id.index);
         }
     }
 
@@ -787,7 +824,7 @@ impl std::fmt::Debug for Participant {
     }
 }
 
-/// A lease on a page; dropping it gives the owner word back.
+/// A lease on a page; dropping it gives the owner word back. It ends when the page is destroyed.
 #[derive(Debug)]
 pub struct Lease<'p> {
     by: &'p Participant,
@@ -806,10 +843,10 @@ impl Drop for Lease<'_> {
         if self.by.check_fork().is_err() {
             return;
         }
-        let mut leases = self.by.leases.borrow_mut();
-        leases.retain(|i| *i != self.id.index);
-        self.by.lease_count.set(leases.len() as u32);
-        self.by.hand_back(self.id.index);
+        // Not listed: the page is gone, and its number may be on lease as another page.
+        if self.by.forget_lease(self.id) {
+            self.by.hand_back(self.id.index);
+        }
     }
 }
 

@@ -1035,3 +1035,135 @@ fn positions_at_the_end_of_numbers_end_in_typed_errors() {
         }
     }
 }
+
+/// Bytes that no writer makes, over head and body of a record.
+fn scramble(core: &Core, lsn: u64) {
+    for word in &core.pages.ring().slot(lsn).body {
+        word.store(u64::MAX, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_a_corrupt_record_keeps_from_being_finished_can_be_given_up() {
+    for (reached, left) in [(0, Left::Before), (1, Left::Torn), (2, Left::Behind)] {
+        let bus = Bus::new();
+        let (page, other) = (bus.page(1), bus.page(1));
+        let mut follower = bus.survivor.follow(true).unwrap();
+        let d = join(&bus.core, "d");
+        // Something else in its hand, too.
+        let held = std::mem::ManuallyDrop::new(d.allocate(64, None).unwrap());
+        lock(&d, &page);
+        let lsn = commit(&d, page.id(), Kind::Patch, 0, 10, &PATCH);
+        let header = page.block().header;
+        if reached >= 1 {
+            seqlock::write_begin(&header.seq);
+            store(&page, 10, &PATCH[..17]);
+        }
+        if reached >= 2 {
+            header.lsn.store(lsn, Ordering::Relaxed);
+            seqlock::write_end(&header.seq, 2, 1);
+        }
+        let at = held.block.at;
+        scramble(&bus.core, lsn);
+        let dead = die(d);
+        let generation = dead.generation;
+        // Nobody finishes it, nobody loses anything by trying.
+        for _ in 0..2 {
+            let refused = bus.survivor.recover_all();
+            assert!(matches!(refused, Err(PageError::Corrupt(_))), "{refused:?}");
+        }
+        let newcomer = Participant::join(Arc::clone(&bus.core), ParticipantConfig::default());
+        assert!(newcomer.is_err());
+        let seen = bus.core.wrecks();
+        assert_eq!(seen.len(), 1);
+        let wreck = bus.core.abandon_dead(dead.index).unwrap().unwrap();
+        assert_eq!(wreck, seen[0], "what is said ahead is what is done");
+        assert_eq!((wreck.lsn, wreck.generation), (lsn, generation));
+        assert_eq!((wreck.name.as_str(), wreck.names), ("d", false));
+        let id = page.id();
+        assert_eq!(wreck.pages, [WreckedPage { id, left }]);
+        // The second time there is nothing.
+        assert_eq!(bus.core.abandon_dead(dead.index), Ok(None));
+        assert!(bus.core.wrecks().is_empty());
+        assert_eq!(bus.core.pages.counter(Counter::Abandoned), 1);
+        assert_eq!(bus.survivor.recover_all(), Ok(0));
+        let state = bus
+            .core
+            .pages
+            .block(at, 0)
+            .unwrap()
+            .header
+            .state
+            .load(Ordering::Acquire);
+        assert_eq!(BlockState::from_word(state), BlockState::Free);
+        let (bytes, epoch, _) = bus.content(&page);
+        let mut expected = CONTENT;
+        if reached >= 1 {
+            expected[10..27].copy_from_slice(&PATCH[..17]);
+        }
+        assert_eq!((bytes, epoch), (expected, 1 + u64::from(reached > 0)));
+        bus.goes_on(&page);
+        bus.goes_on(&other);
+        // The log goes on without it.
+        let mut lsns = Vec::new();
+        let polled = bus.survivor.poll(&mut follower, 100, |d| {
+            if d.kind == Kind::Patch {
+                lsns.push(d.lsn);
+            }
+        });
+        assert!(matches!(polled, Ok(crate::Polled::Deltas(_))), "{polled:?}");
+        assert_eq!((lsns.len(), lsns.contains(&lsn)), (2, false));
+        assert_eq!(follower.position(), bus.core.pages.end_lsn());
+        drop(join(&bus.core, "newcomer"));
+    }
+}
+
+#[test]
+fn a_record_that_names_another_page_does_not_free_the_one_left_odd() {
+    let bus = Bus::new();
+    let (page, other) = (bus.page(1), bus.page(1));
+    let d = join(&bus.core, "d");
+    lock(&d, &page);
+    commit(&d, other.id(), Kind::Patch, 0, 10, &PATCH);
+    seqlock::write_begin(&page.block().header.seq);
+    store(&page, 10, &PATCH[..17]);
+    let dead = die(d);
+    assert!(matches!(
+        bus.survivor.recover_all(),
+        Err(PageError::Corrupt(_))
+    ));
+    assert_eq!(bus.core.wrecks().len(), 1);
+    let wreck = bus.core.abandon_dead(dead.index).unwrap().unwrap();
+    assert_eq!(wreck.pages[0].left, Left::Torn);
+    assert_eq!(bus.content(&other).0, CONTENT);
+    bus.goes_on(&page);
+}
+
+#[test]
+fn only_what_cannot_be_finished_is_given_up() {
+    let bus = Bus::new();
+    let page = bus.page(1);
+    // The living, and nobody.
+    let index = bus.survivor.index();
+    assert_eq!(bus.core.abandon_dead(index), Ok(None));
+    assert_eq!(bus.core.abandon_dead(3), Ok(None));
+    assert_eq!(bus.core.abandon_dead(9999), Ok(None));
+    // Stopped in the middle of a commit is not dead.
+    let d = join(&bus.core, "d");
+    lock(&d, &page);
+    let lsn = commit(&d, page.id(), Kind::Patch, 0, 10, &PATCH);
+    scramble(&bus.core, lsn);
+    assert_eq!(bus.core.abandon_dead(d.index()), Ok(None));
+    assert!(bus.core.wrecks().is_empty());
+    assert_eq!(bus.owner(&page), d.me);
+    bus.core.abandon_dead(die(d).index).unwrap().unwrap();
+    // Dead, and whole: recovered like any other.
+    let d = join(&bus.core, "d");
+    lock(&d, &page);
+    let lsn = commit(&d, page.id(), Kind::Patch, 0, 10, &PATCH);
+    let dead = die(d);
+    assert!(bus.core.wrecks().is_empty());
+    assert_eq!(bus.core.abandon_dead(dead.index), Ok(None));
+    assert_eq!(bus.content(&page), (patched(), 2, lsn));
+    assert_eq!(bus.core.pages.counter(Counter::Abandoned), 1);
+}

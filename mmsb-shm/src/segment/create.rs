@@ -10,6 +10,7 @@ use crate::error::AttachError;
 use crate::layout::segment::{CtlHeader, PagesHeader, STATE_READY};
 use crate::layout::{CTL_MAGIC, LAYOUT_HASH, LAYOUT_MAJOR, LAYOUT_MINOR, PAGES_MAGIC};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sys::fork::Description;
 use crate::sys::{clock, lock, map::Mapping, space, space::SegmentDir};
 use crate::testing::step;
 
@@ -27,7 +28,7 @@ impl Core {
         let ctl_fd = make_ctl(dir, bus, &ctl_path, config, id)?;
         step("create.ctl_made");
         // Held until both names are linked: says that the half-made bus has a living creator.
-        lock::try_lock(ctl_fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &ctl_path, e))?;
+        let ctl_fd = CreationLock::of_new(ctl_fd, &ctl_path)?;
         let pages_fd = make_pages(dir, bus, &pages_path, config, id)?;
         step("create.pages_made");
         let exists = || AttachError::Exists {
@@ -36,7 +37,7 @@ impl Core {
         };
         let mut linked = false;
         for _ in 0..100 {
-            match space::link_named(ctl_fd.as_fd(), &ctl_path) {
+            match space::link_named(&*ctl_fd.0, &ctl_path) {
                 Ok(()) => {
                     linked = true;
                     break;
@@ -70,59 +71,101 @@ impl Core {
     }
 }
 
+/// The creation lock of a `.ctl`. While somebody holds that of the object named so, nobody else links or removes either
+/// name of the bus. Given back on drop; fork children do not keep it.
+struct CreationLock(Description);
+
+impl CreationLock {
+    /// `None`: somebody else has it.
+    fn take(fd: OwnedFd, path: &Path) -> Result<Option<CreationLock>, AttachError> {
+        // Registered ahead of the lock, so that no fork child keeps it.
+        let fd = Description::new(fd).map_err(|e| io_error("register for fork", path, e))?;
+        let taken =
+            lock::try_lock(fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", path, e))?;
+        Ok(taken.then(|| CreationLock(fd)))
+    }
+
+    /// Of an object that has no name yet, so that nobody else can have its lock.
+    fn of_new(fd: OwnedFd, path: &Path) -> Result<CreationLock, AttachError> {
+        CreationLock::take(fd, path)?.ok_or_else(|| {
+            let odd = io::Error::other("an object without a name is locked");
+            io_error("lock", path, odd)
+        })
+    }
+
+    /// Whether `path` names the object. Then it does so until the lock is given back.
+    fn is_of(&self, path: &Path) -> bool {
+        match (space::stat(self.0.as_fd()), space::stat_path(path)) {
+            (Ok(a), Ok(b)) => a.same_object(&b),
+            _ => false,
+        }
+    }
+}
+
+impl Drop for CreationLock {
+    fn drop(&mut self) {
+        // A child that is being forked right now may hold a copy: the lock goes for all of them.
+        let _ = lock::unlock(self.0.as_fd(), LOCK_CREATE);
+    }
+}
+
 /// Removes both names of a bus. Whoever is attached goes on with what it has mapped. Missing halves are no error;
 /// [`AttachError::Missing`] if there was neither.
+///
+/// # Errors
+/// [`AttachError::Initialising`] while somebody else creates or removes it.
 pub fn unlink(dir: &SegmentDir, bus: &str) -> Result<(), AttachError> {
     check_bus_name(bus)?;
     let (pages_path, ctl_path) = (dir.object(bus, "pages"), dir.object(bus, "ctl"));
-    // The lock keeps others from replacing `.ctl` between the two steps, so only this bus is removed: provided that it is
-    // still this one under the lock.
-    let ctl = loop {
-        let Ok(fd) = space::open_object(&ctl_path, true) else {
-            break None;
+    // The lock keeps others from replacing either name between the steps, so only one bus is removed: provided that the
+    // object is still the one named so under the lock.
+    let (ctl, stand_in) = loop {
+        let fd = match space::open_object(&ctl_path, true) {
+            Ok(fd) => fd,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if space::stat_path(&pages_path).is_err() {
+                    return Err(AttachError::Missing {
+                        name: bus.to_owned(),
+                        dir: dir.path().to_path_buf(),
+                    });
+                }
+                // `.pages` alone: there is no lock to take, so an empty stand-in brings one. It keeps creators out.
+                let fd = space::create_unnamed(dir.path(), 0o600)
+                    .map_err(|e| io_error("create", &ctl_path, e))?;
+                let ctl = CreationLock::of_new(fd, &ctl_path)?;
+                match space::link_named(&*ctl.0, &ctl_path) {
+                    Ok(()) => break (ctl, true),
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                    Err(e) => return Err(io_error("link", &ctl_path, e)),
+                }
+            }
+            // Whom the object refuses could not tell its bus from the next one.
+            Err(e) => return Err(io_error("open", &ctl_path, e)),
         };
         step("unlink.opened");
-        if !lock::try_lock(fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &ctl_path, e))? {
+        let Some(ctl) = CreationLock::take(fd, &ctl_path)? else {
             return Err(AttachError::Initialising {
                 name: bus.to_owned(),
             });
-        }
-        let same = match (space::stat(fd.as_fd()), space::stat_path(&ctl_path)) {
-            (Ok(a), Ok(b)) => a.same_object(&b),
-            _ => false,
         };
-        if same {
-            break Some(fd);
+        if ctl.is_of(&ctl_path) {
+            break (ctl, false);
         }
     };
+    step("unlink.locked");
     let remove = |path: &Path| match space::unlink(path) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(io_error("unlink", path, e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("unlink", path, e)),
+        _ => Ok(()),
     };
     // `.pages` first, the reverse of creation: a death in between leaves a lone `.ctl`, which creation removes.
-    let mut found = remove(&pages_path)?;
+    let removed = remove(&pages_path);
+    if removed.is_err() && !stand_in {
+        return removed;
+    }
     step("unlink.pages");
-    let same = match (
-        ctl.as_ref().map(|fd| space::stat(fd.as_fd())),
-        space::stat_path(&ctl_path),
-    ) {
-        (Some(Ok(a)), Ok(b)) => a.ino == b.ino && a.dev == b.dev,
-        // Not ours to open: the kernel will say whether we may unlink it.
-        (None, Ok(_)) => true,
-        _ => false,
-    };
-    if same {
-        found |= remove(&ctl_path)?;
-    }
-    if found {
-        Ok(())
-    } else {
-        Err(AttachError::Missing {
-            name: bus.to_owned(),
-            dir: dir.path().to_path_buf(),
-        })
-    }
+    let ctl_removed = remove(&ctl_path);
+    drop(ctl);
+    removed.and(ctl_removed)
 }
 
 /// Removes a `.ctl` whose creator died before it could link `.pages`. True if the way is free now.
@@ -136,16 +179,12 @@ fn remove_leftover(dir: &SegmentDir, bus: &str) -> Result<bool, AttachError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(e) => return Err(io_error("open", &path, e)),
     };
-    if !lock::try_lock(fd.as_fd(), LOCK_CREATE).map_err(|e| io_error("lock", &path, e))? {
+    let Some(ctl) = CreationLock::take(fd, &path)? else {
         // A living creator: it will link `.pages` in a moment.
         return Ok(false);
-    }
-    // Under the lock: is it still this object, and still alone? Creators link `.pages` only while they hold it.
-    let same = match (space::stat(fd.as_fd()), space::stat_path(&path)) {
-        (Ok(a), Ok(b)) => a.ino == b.ino && a.dev == b.dev,
-        _ => false,
     };
-    if same && space::stat_path(&pages_path).is_err() {
+    // Under the lock: is it still this object, and still alone? Creators link `.pages` only while they hold it.
+    if ctl.is_of(&path) && space::stat_path(&pages_path).is_err() {
         step("create.leftover");
         let _ = space::unlink(&path);
     }

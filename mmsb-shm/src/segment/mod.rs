@@ -19,7 +19,7 @@ use std::path::Path;
 pub use config::{BUS_NAME_MAX, BusConfig, Geometry, check_bus_name};
 pub use create::unlink;
 pub use ctl::Ctl;
-pub(crate) use ctl::owner_position;
+pub(crate) use ctl::{owner_index, owner_position};
 pub(crate) use pages::Block;
 pub use pages::Pages;
 
@@ -68,6 +68,19 @@ impl Core {
                     }
                     return Err(AttachError::BusGone {
                         name: bus.to_owned(),
+                    });
+                }
+                // Empty: the stand-in of a remover that found `.pages` alone.
+                Err(AttachError::Truncated { found: 0, .. }) if attempt < 20 => {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    continue;
+                }
+                Err(AttachError::Truncated { found: 0, .. })
+                    if space::stat_path(&dir.object(bus, "pages")).is_err() =>
+                {
+                    return Err(AttachError::Missing {
+                        name: bus.to_owned(),
+                        dir: dir.path().to_path_buf(),
                     });
                 }
                 Err(e) => return Err(e),

@@ -19,7 +19,8 @@ use core::sync::atomic::{
     AtomicI32, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use std::io;
-use std::os::fd::RawFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 /// How many descriptors [`close_in_child`] can hold; one per participant, and one bus has at most a few hundred.
@@ -95,6 +96,47 @@ pub fn forget(fd: RawFd) -> bool {
         }
     }
     false
+}
+
+/// A descriptor that fork children close. Forgotten and closed on drop, unless it is kept. Whoever locks through it
+/// unlocks ahead of the drop.
+#[derive(Debug)]
+pub struct Description(ManuallyDrop<OwnedFd>);
+
+impl Description {
+    /// Registers the descriptor, which holds no lock yet.
+    ///
+    /// # Errors
+    /// Those of [`close_in_child`]; the descriptor is closed then.
+    pub fn new(fd: OwnedFd) -> io::Result<Description> {
+        close_in_child(fd.as_raw_fd())?;
+        Ok(Description(ManuallyDrop::new(fd)))
+    }
+
+    /// For an owner that forgets and closes it itself.
+    pub fn keep(self) -> ManuallyDrop<OwnedFd> {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: taken once, out of a value that is not dropped.
+        ManuallyDrop::new(unsafe { ManuallyDrop::take(&mut this.0) })
+    }
+}
+
+impl std::ops::Deref for Description {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        &self.0
+    }
+}
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        // In a fork child it is not known any more: the handler closed it, and the number may be another file's.
+        if forget(self.0.as_raw_fd()) {
+            // SAFETY: dropped once, here.
+            unsafe { ManuallyDrop::drop(&mut self.0) };
+        }
+    }
 }
 
 /// Runs in the child, before `fork` returns there. Async-signal-safe: another thread may have held any lock.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use mmsb::{AttachError, Error, Inspection, ParticipantStats, Stats};
+use mmsb::{AttachError, Error, Inspection, Left, ParticipantStats, Stats, Wreck};
 
 use super::super::exit::{Code, Failure};
 use super::super::table::{bytes, count};
@@ -13,6 +13,9 @@ use super::{Finding, Severity};
 
 /// The check that finds half a bus.
 pub const LEFTOVER: &str = "leftover";
+
+/// The check that finds what no recovery can finish.
+pub const WRECK: &str = "wreck";
 
 /// A commit takes less than a microsecond; who holds the same one for so long is not at work.
 const STANDS_STILL: Duration = Duration::from_millis(100);
@@ -68,6 +71,11 @@ pub fn check(name: &str, dir: &Path) -> Vec<Finding> {
         Inspection::of(dir, name).ok().map(|seen| seen.stats)
     });
     let mut findings = participants(name, &inspection.stats, again.flatten().as_ref());
+    findings.extend(inspection.wrecks.iter().map(|w| {
+        let message = format!("nobody can join, because nobody can finish {}", wreck(w));
+        let advice = "`mmsb doctor BUS --abandon` gives that delta up, and says so to subscribers";
+        Finding::of_bus(name, WRECK, Severity::Problem, message, advice)
+    }));
     findings.extend(room(name, &inspection));
     if findings.is_empty() {
         let stats = &inspection.stats;
@@ -86,6 +94,41 @@ pub fn check(name: &str, dir: &Path) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Exactly what is lost.
+pub fn wreck(wreck: &Wreck) -> String {
+    let pages: Vec<String> = wreck
+        .pages
+        .iter()
+        .map(|page| {
+            let left = match page.left {
+                Left::Nothing => "not there",
+                Left::Before => "as before the delta",
+                Left::Behind => "as after the delta",
+                Left::Torn => "half written",
+            };
+            format!("page {} ({left})", page.id)
+        })
+        .collect();
+    let pages = if pages.is_empty() {
+        "no page".into()
+    } else {
+        pages.join(", ")
+    };
+    let lsn = match wreck.lsn {
+        0 => "what it held".into(),
+        lsn => format!("the delta at LSN {lsn}"),
+    };
+    let names = if wreck.names {
+        "; a creation, removal or renaming may be half done"
+    } else {
+        ""
+    };
+    format!(
+        "{lsn} of the dead {} (pid {}, participant {}): {}; it held {pages}{names}",
+        wreck.name, wreck.pid, wreck.index, wreck.corrupt
+    )
 }
 
 fn unfinished(stats: &Stats) -> bool {
