@@ -566,3 +566,44 @@ fn a_handle_of_one_mapping_is_refused_by_another() {
         assert!(gone(next.core.pages.observe(&pa, 0, &mut out).map(drop)));
     }
 }
+
+#[test]
+fn a_claim_that_a_follower_began_behind_is_not_taken_for_ready() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let (theirs, mine) = (
+        a.create_page(&page(8)).unwrap(),
+        a.create_page(&page(8)).unwrap(),
+    );
+    let mine = bus.core.pages.resolve(mine).unwrap();
+    let c = bus.join("c", 1000);
+    let b = bus.join("b", 1000);
+    let claim = bus.core.pages.end_lsn();
+    let (parked, is_parked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        let writer = scope.spawn(move || {
+            let p = core.pages.resolve(theirs).unwrap();
+            arm("commit.claimed", 0, Action::Park(parked, gone_on));
+            b.patch(&p, 0, &[1; 8]).unwrap()
+        });
+        let go_on = go_on;
+        is_parked.recv().unwrap();
+        let mut follower = a.follow(false).unwrap();
+        assert!(follower.position() > claim);
+        c.patch(&mine, 0, &[2; 8]).unwrap();
+        assert_eq!(a.poll(&mut follower, 10, |_| ()), Ok(Polled::Deltas(1)));
+        // What is not READY is not published, whoever asks: recovery looks for claims of the dead from there on, and
+        // nothing else keeps this one from being overwritten.
+        assert_eq!(a.refresh_published(), Ok(claim));
+        // Nor may it be overwritten meanwhile: a full ring says who is in the way.
+        let full = (0..1000).find_map(|_| a.patch(&mine, 0, &[3; 8]).err());
+        assert!(
+            matches!(&full, Some(PageError::Backpressure { blocker, .. }) if blocker.contains("\"b\"")),
+            "{full:?}"
+        );
+        go_on.send(()).unwrap();
+        assert_eq!(writer.join().unwrap(), claim);
+    });
+}
