@@ -401,7 +401,8 @@ impl Participant {
             }
             // Relaxed: the block is ours; publication (M1) releases it.
             let fresh = block.header.shape.load(Ordering::Relaxed) == 0;
-            block.header.shape.store(class, Ordering::Relaxed);
+            // Never 0 from here on, not for class 0 either: that would say that nobody ever wrote to it.
+            block.header.shape.store(class | 1 << 8, Ordering::Relaxed);
             if !fresh {
                 // SAFETY: `payload` ≤ the class's payload, which lies inside the mapping; the block is ours.
                 unsafe {

@@ -607,3 +607,28 @@ fn a_claim_that_a_follower_began_behind_is_not_taken_for_ready() {
         assert_eq!(writer.join().unwrap(), claim);
     });
 }
+
+#[test]
+fn small_memory_changes_page_zeroed_too() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let size = 16;
+    let id = a.create_page(&page(size)).unwrap();
+    let p = bus.core.pages.resolve(id).unwrap();
+    for byte in 1..=100 {
+        // Given back unpublished.
+        a.loan(&p).unwrap().fill(byte);
+    }
+    // A patch of a loaned page goes to a fresh block, which is patched in place from then on.
+    a.loan(&p).unwrap().publish(0).unwrap();
+    a.patch(&p, 0, &[0xaa; 16]).unwrap();
+    a.patch(&p, 0, &[0xbb; 16]).unwrap();
+    a.destroy_page(id).unwrap();
+    for i in 0..200 {
+        let id = a.create_page(&page(size)).unwrap();
+        let p = bus.core.pages.resolve(id).unwrap();
+        let mut out = [1; 16];
+        a.read(&p, 0, &mut out).unwrap();
+        assert_eq!(out, [0; 16], "page {i} shows what another left");
+    }
+}

@@ -6,7 +6,6 @@
 use super::{Entered, GroupRecord, NoUnwind, apply};
 use crate::copy;
 use crate::error::PageError;
-use crate::layout::page::SHAPE_LOANED;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, slots_for};
 use crate::page::{PageRef, PageVersion, cell_current, owner, seqlock};
 use crate::participant::{Locked, Participant};
@@ -805,7 +804,7 @@ impl Participant {
         held.block
             .header
             .shape
-            .store(held.class & !SHAPE_LOANED, Ordering::Relaxed);
+            .store(held.class | 1 << 8, Ordering::Relaxed);
         step("group.prepared");
         Ok(held)
     }
