@@ -83,6 +83,9 @@ enum Use {
     Other,
 }
 
+/// Largest block that stays with the participant that freed it.
+const KEPT_BYTES_MAX: u64 = 64 << 10;
+
 /// Refills of the private pool that one allocation makes before it calls the bitmaps corrupt.
 const REFILLS_MAX: u32 = 1000;
 
@@ -466,7 +469,8 @@ impl Participant {
     }
 
     /// Lists a block that a commit of this participant made FREE. It stays in the private pool if it is of the word there:
-    /// then it is the next one to be taken, while its bytes are still in the cache.
+    /// then it is the next one to be taken, while its bytes are still in the cache. A large one, which the cache does not
+    /// hold anyway, is listed for all: others would grow the bus beside it.
     pub(crate) fn list_free(&self, at: BlockRef) {
         // As in `free_block`: the block is free already.
         let Ok((class, slab, i)) = self.core.pages.locate(at) else {
@@ -474,7 +478,12 @@ impl Participant {
         };
         let mut pools = self.pools.borrow_mut();
         match pools.classes.get_mut(class as usize) {
-            Some(pool) if (pool.slab, pool.word) == (slab, i / 64) => pool.bits |= 1 << (i % 64),
+            Some(pool)
+                if (pool.slab, pool.word) == (slab, i / 64)
+                    && class_payload(class) <= KEPT_BYTES_MAX =>
+            {
+                pool.bits |= 1 << (i % 64);
+            }
             _ => drop(self.core.pages.set_free_bit(at)),
         }
     }

@@ -632,3 +632,16 @@ fn small_memory_changes_page_zeroed_too() {
         assert_eq!(out, [0; 16], "page {i} shows what another left");
     }
 }
+
+#[test]
+fn a_large_block_that_was_freed_is_anybodys() {
+    let bus = bus();
+    let (a, b) = (bus.join("a", 1000), bus.join("b", 1000));
+    let size = 16 << 20;
+    let slabs = || -> u32 { bus.core.pages.class_use().iter().map(|u| u.slabs).sum() };
+    let id = a.create_page(&page(size)).unwrap();
+    let before = slabs();
+    a.destroy_page(id).unwrap();
+    b.create_page(&page(size)).unwrap();
+    assert_eq!(slabs(), before, "the bus grew beside free memory");
+}
