@@ -86,6 +86,9 @@ enum Use {
 /// Largest block that stays with the participant that freed it.
 const KEPT_BYTES_MAX: u64 = 64 << 10;
 
+/// Times that somebody who looks for free blocks or numbers lists them, and finds others quicker, before giving up.
+const LISTINGS_MAX: u32 = 16;
+
 /// Refills of the private pool that one allocation makes before it calls the bitmaps corrupt.
 const REFILLS_MAX: u32 = 1000;
 
@@ -514,23 +517,26 @@ impl Participant {
     }
 
     fn refill_locked(&self, class: u32, shape: &RunShape) -> Result<(), PageError> {
-        // Somebody else may have grown or freed meanwhile.
-        if self.take_bits(class, shape)? {
-            return Ok(());
-        }
-        // Acquire: set by recoveries and leavers.
-        if self.core.ctl.header().sweep_due.load(Ordering::Acquire) >> class & 1 == 1 {
-            self.core.sweep(class)?;
+        // Bits are taken without the lock: others may be quicker to what was listed here.
+        for _ in 0..LISTINGS_MAX {
+            // Somebody else may have grown or freed meanwhile.
             if self.take_bits(class, shape)? {
                 return Ok(());
             }
-        }
-        match self.grow(class, shape) {
-            Ok(()) => {}
-            Err(full) => {
-                // The last chance: blocks that went unlisted without a note.
-                if self.core.sweep(class)? == 0 {
-                    return Err(full);
+            // Acquire: set by recoveries and leavers.
+            if self.core.ctl.header().sweep_due.load(Ordering::Acquire) >> class & 1 == 1 {
+                self.core.sweep(class)?;
+                if self.take_bits(class, shape)? {
+                    return Ok(());
+                }
+            }
+            match self.grow(class, shape) {
+                Ok(()) => {}
+                Err(full) => {
+                    // The last chance: blocks that went unlisted without a note.
+                    if self.core.sweep(class)? == 0 {
+                        return Err(full);
+                    }
                 }
             }
         }
@@ -719,7 +725,7 @@ impl Participant {
     /// page of a number from the next, and a number that has used them all up is not listed again.
     pub(crate) fn next_index(&self) -> Result<u32, PageError> {
         let pages_max = self.core.pages.geometry.pages_max;
-        for round in 0..3 {
+        for round in 0..LISTINGS_MAX {
             {
                 let mut pools = self.pools.borrow_mut();
                 if pools.indices.1 != 0 {
@@ -735,7 +741,7 @@ impl Participant {
             if self.take_indices() {
                 continue;
             }
-            // Acquire: set by recoveries.
+            // Acquire: set by recoveries, and by sweeps that found something: others may be quicker to it.
             if round == 0 || self.core.ctl.header().sweep_indices.load(Ordering::Acquire) != 0 {
                 self.sweep_indices();
             }
@@ -768,12 +774,10 @@ impl Participant {
 
     /// Lists page numbers that are free by their entries.
     fn sweep_indices(&self) {
-        self.core
-            .ctl
-            .header()
-            .sweep_indices
-            .store(0, Ordering::Release);
+        let due = &self.core.ctl.header().sweep_indices;
+        due.store(0, Ordering::Release);
         let words = self.core.ctl.indices();
+        let mut found = false;
         for (i, entry) in self.core.pages.directory().iter().enumerate() {
             let entry = crate::layout::page::DirectoryEntry(entry.load(Ordering::Acquire));
             if entry.block().is_none()
@@ -781,7 +785,11 @@ impl Participant {
                 && let Some(word) = words.get(i / 64)
             {
                 blocks::give_bits(word, 1 << (i % 64));
+                found = true;
             }
+        }
+        if found {
+            due.store(1, Ordering::Release);
         }
     }
 
