@@ -83,6 +83,12 @@ enum Use {
     Other,
 }
 
+/// Largest block that stays with the participant that freed it.
+const KEPT_BYTES_MAX: u64 = 64 << 10;
+
+/// Times that somebody who looks for free blocks or numbers lists them, and finds others quicker, before giving up.
+const LISTINGS_MAX: u32 = 16;
+
 /// Refills of the private pool that one allocation makes before it calls the bitmaps corrupt.
 const REFILLS_MAX: u32 = 1000;
 
@@ -401,7 +407,8 @@ impl Participant {
             }
             // Relaxed: the block is ours; publication (M1) releases it.
             let fresh = block.header.shape.load(Ordering::Relaxed) == 0;
-            block.header.shape.store(class, Ordering::Relaxed);
+            // Never 0 from here on, not for class 0 either: that would say that nobody ever wrote to it.
+            block.header.shape.store(class | 1 << 8, Ordering::Relaxed);
             if !fresh {
                 // SAFETY: `payload` ≤ the class's payload, which lies inside the mapping; the block is ours.
                 unsafe {
@@ -465,7 +472,8 @@ impl Participant {
     }
 
     /// Lists a block that a commit of this participant made FREE. It stays in the private pool if it is of the word there:
-    /// then it is the next one to be taken, while its bytes are still in the cache.
+    /// then it is the next one to be taken, while its bytes are still in the cache. A large one, which the cache does not
+    /// hold anyway, is listed for all: others would grow the bus beside it.
     pub(crate) fn list_free(&self, at: BlockRef) {
         // As in `free_block`: the block is free already.
         let Ok((class, slab, i)) = self.core.pages.locate(at) else {
@@ -473,7 +481,12 @@ impl Participant {
         };
         let mut pools = self.pools.borrow_mut();
         match pools.classes.get_mut(class as usize) {
-            Some(pool) if (pool.slab, pool.word) == (slab, i / 64) => pool.bits |= 1 << (i % 64),
+            Some(pool)
+                if (pool.slab, pool.word) == (slab, i / 64)
+                    && class_payload(class) <= KEPT_BYTES_MAX =>
+            {
+                pool.bits |= 1 << (i % 64);
+            }
             _ => drop(self.core.pages.set_free_bit(at)),
         }
     }
@@ -504,23 +517,26 @@ impl Participant {
     }
 
     fn refill_locked(&self, class: u32, shape: &RunShape) -> Result<(), PageError> {
-        // Somebody else may have grown or freed meanwhile.
-        if self.take_bits(class, shape)? {
-            return Ok(());
-        }
-        // Acquire: set by recoveries and leavers.
-        if self.core.ctl.header().sweep_due.load(Ordering::Acquire) >> class & 1 == 1 {
-            self.core.sweep(class)?;
+        // Bits are taken without the lock: others may be quicker to what was listed here.
+        for _ in 0..LISTINGS_MAX {
+            // Somebody else may have grown or freed meanwhile.
             if self.take_bits(class, shape)? {
                 return Ok(());
             }
-        }
-        match self.grow(class, shape) {
-            Ok(()) => {}
-            Err(full) => {
-                // The last chance: blocks that went unlisted without a note.
-                if self.core.sweep(class)? == 0 {
-                    return Err(full);
+            // Acquire: set by recoveries and leavers.
+            if self.core.ctl.header().sweep_due.load(Ordering::Acquire) >> class & 1 == 1 {
+                self.core.sweep(class)?;
+                if self.take_bits(class, shape)? {
+                    return Ok(());
+                }
+            }
+            match self.grow(class, shape) {
+                Ok(()) => {}
+                Err(full) => {
+                    // The last chance: blocks that went unlisted without a note.
+                    if self.core.sweep(class)? == 0 {
+                        return Err(full);
+                    }
                 }
             }
         }
@@ -709,7 +725,7 @@ impl Participant {
     /// page of a number from the next, and a number that has used them all up is not listed again.
     pub(crate) fn next_index(&self) -> Result<u32, PageError> {
         let pages_max = self.core.pages.geometry.pages_max;
-        for round in 0..3 {
+        for round in 0..LISTINGS_MAX {
             {
                 let mut pools = self.pools.borrow_mut();
                 if pools.indices.1 != 0 {
@@ -725,7 +741,7 @@ impl Participant {
             if self.take_indices() {
                 continue;
             }
-            // Acquire: set by recoveries.
+            // Acquire: set by recoveries, and by sweeps that found something: others may be quicker to it.
             if round == 0 || self.core.ctl.header().sweep_indices.load(Ordering::Acquire) != 0 {
                 self.sweep_indices();
             }
@@ -758,12 +774,10 @@ impl Participant {
 
     /// Lists page numbers that are free by their entries.
     fn sweep_indices(&self) {
-        self.core
-            .ctl
-            .header()
-            .sweep_indices
-            .store(0, Ordering::Release);
+        let due = &self.core.ctl.header().sweep_indices;
+        due.store(0, Ordering::Release);
         let words = self.core.ctl.indices();
+        let mut found = false;
         for (i, entry) in self.core.pages.directory().iter().enumerate() {
             let entry = crate::layout::page::DirectoryEntry(entry.load(Ordering::Acquire));
             if entry.block().is_none()
@@ -771,7 +785,11 @@ impl Participant {
                 && let Some(word) = words.get(i / 64)
             {
                 blocks::give_bits(word, 1 << (i % 64));
+                found = true;
             }
+        }
+        if found {
+            due.store(1, Ordering::Release);
         }
     }
 

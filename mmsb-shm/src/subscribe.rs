@@ -688,6 +688,9 @@ impl Participant {
             let mut guess = self.guess.get();
             if follower.position > guess.tail {
                 guess.tail = follower.position;
+                // Others claimed what lies ahead of it, and not all of that was polled: a follower that begins at the end
+                // of the ring begins behind records that are only claimed.
+                guess.since = guess.tail;
                 self.guess.set(guess);
             }
         }

@@ -763,3 +763,145 @@ fn a_lease_ends_with_its_page() {
         use_every_number(&b);
     });
 }
+
+/// The mover of the limit does not look at what it claimed itself. Another's claim is none of that, however the mover got
+/// behind it.
+fn a_claim_stays_in_the_way(get_behind: impl FnOnce(&Participant, &mut dyn FnMut())) {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let (theirs, mine) = (
+        a.create_page(&page(8)).unwrap(),
+        a.create_page(&page(8)).unwrap(),
+    );
+    let mine = bus.core.pages.resolve(mine).unwrap();
+    let c = bus.join("c", 1000);
+    let b = bus.join("b", 1000);
+    a.patch(&mine, 0, &[1; 8]).unwrap();
+    let claim = bus.core.pages.end_lsn();
+    let (parked, is_parked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        let writer = scope.spawn(move || {
+            let p = core.pages.resolve(theirs).unwrap();
+            arm("commit.claimed", 0, Action::Park(parked, gone_on));
+            b.patch(&p, 0, &[1; 8]).unwrap()
+        });
+        let go_on = go_on;
+        is_parked.recv().unwrap();
+        get_behind(&a, &mut || {
+            c.patch(&mine, 0, &[2; 8]).unwrap();
+        });
+        // What is not READY is not published, whoever asks: recovery looks for claims of the dead from there on, and
+        // nothing else keeps this one from being overwritten.
+        assert_eq!(a.refresh_published(), Ok(claim));
+        let full = (0..1000).find_map(|_| a.patch(&mine, 0, &[3; 8]).err());
+        assert!(
+            matches!(&full, Some(PageError::Backpressure { blocker, .. }) if blocker.contains("\"b\"")),
+            "{full:?}"
+        );
+        go_on.send(()).unwrap();
+        assert_eq!(writer.join().unwrap(), claim);
+    });
+}
+
+#[test]
+fn a_claim_that_a_follower_began_behind_is_not_taken_for_ready() {
+    a_claim_stays_in_the_way(|a, commit| {
+        let mut follower = a.follow(false).unwrap();
+        commit();
+        assert_eq!(a.poll(&mut follower, 10, |_| ()), Ok(Polled::Deltas(1)));
+    });
+}
+
+#[test]
+fn a_claim_that_a_writer_hopped_over_is_not_taken_for_ready() {
+    a_claim_stays_in_the_way(|a, _| {
+        let p = a.create_page(&page(8)).unwrap();
+        a.destroy_page(p).unwrap();
+    });
+}
+
+#[test]
+fn small_memory_changes_page_zeroed_too() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let size = 16;
+    let id = a.create_page(&page(size)).unwrap();
+    let p = bus.core.pages.resolve(id).unwrap();
+    for byte in 1..=100 {
+        // Given back unpublished.
+        a.loan(&p).unwrap().fill(byte);
+    }
+    // A patch of a loaned page goes to a fresh block, which is patched in place from then on.
+    a.loan(&p).unwrap().publish(0).unwrap();
+    a.patch(&p, 0, &[0xaa; 16]).unwrap();
+    a.patch(&p, 0, &[0xbb; 16]).unwrap();
+    a.destroy_page(id).unwrap();
+    for i in 0..200 {
+        let id = a.create_page(&page(size)).unwrap();
+        let p = bus.core.pages.resolve(id).unwrap();
+        let mut out = [1; 16];
+        a.read(&p, 0, &mut out).unwrap();
+        assert_eq!(out, [0; 16], "page {i} shows what another left");
+    }
+}
+
+#[test]
+fn a_large_block_that_was_freed_is_anybodys() {
+    let bus = bus();
+    let (a, b) = (bus.join("a", 1000), bus.join("b", 1000));
+    let size = 16 << 20;
+    let slabs = || -> u32 { bus.core.pages.class_use().iter().map(|u| u.slabs).sum() };
+    let id = a.create_page(&page(size)).unwrap();
+    let before = slabs();
+    a.destroy_page(id).unwrap();
+    b.create_page(&page(size)).unwrap();
+    assert_eq!(slabs(), before, "the bus grew beside free memory");
+}
+
+#[test]
+fn who_grows_the_bus_and_finds_another_quicker_grows_it_again() {
+    let bus = bus();
+    let (a, b) = (bus.join("a", 1000), bus.join("b", 1000));
+    // One block in a run.
+    let size = 16 << 20;
+    let (parked, is_parked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let grower = scope.spawn(move || {
+            arm("grow.done", 0, Action::Park(parked, gone_on));
+            b.create_page(&page(size)).map(drop)
+        });
+        let go_on = go_on;
+        is_parked.recv().unwrap();
+        a.create_page(&page(size)).unwrap();
+        go_on.send(()).unwrap();
+        assert_eq!(grower.join().unwrap(), Ok(()));
+    });
+}
+
+#[test]
+fn no_number_is_missing_while_others_look_for_one() {
+    let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+    let dir = SegmentDir::at(tmp.path());
+    let config = BusConfig {
+        pages_max: 64,
+        ..BusConfig::default()
+    };
+    let core = Arc::new(Core::create(&dir, "t", &config).unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    let p = Participant::join(Arc::clone(&core), ParticipantConfig::default());
+                    let p = p.unwrap();
+                    let ids: Vec<_> = (0..4).map(|_| p.create_page(&page(64)).unwrap()).collect();
+                    for id in ids {
+                        p.destroy_page(id).unwrap();
+                    }
+                }
+            });
+        }
+    });
+}

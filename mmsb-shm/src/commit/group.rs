@@ -7,7 +7,6 @@ use super::patches::Run;
 use super::{Change, Entered, GroupRecord, NoUnwind, Options, Receipt, apply};
 use crate::copy;
 use crate::error::PageError;
-use crate::layout::page::SHAPE_LOANED;
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, slots_for};
 use crate::page::{PageRef, PageVersion, owner};
 use crate::participant::{Locked, Participant};
@@ -372,7 +371,7 @@ impl Participant {
         held.block
             .header
             .shape
-            .store(held.class & !SHAPE_LOANED, Ordering::Relaxed);
+            .store(held.class | 1 << 8, Ordering::Relaxed);
         step("group.prepared");
         Ok(held)
     }

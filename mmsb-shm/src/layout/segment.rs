@@ -198,7 +198,7 @@ pub struct CtlHeader {
     pub sweep_due: AtomicU64,
     /// The same for page numbers (0 or 1).
     pub sweep_indices: AtomicU32,
-    /// Where the next search for a free page number starts, so that numbers are reused in turn.
+    /// Where a newcomer's search for free page numbers starts, so that each begins where nobody else is.
     pub index_hint: AtomicU32,
     /// Spare, up to 4096 bytes.
     pub reserved7: [AtomicU64; 382],
