@@ -20,7 +20,7 @@ use crate::ring::record::{self, TIME_SHIFT};
 use crate::ring::{LSN_MAX, Ring, Seen, gating};
 use crate::segment::{Core, Pages};
 use crate::stats::Counter;
-use crate::sync::{Ordering, relax};
+use crate::sync::{AtomicU32, Ordering, heavy, light, relax};
 use crate::sys::{clock, futex};
 use crate::testing::step;
 
@@ -133,12 +133,65 @@ pub struct Follower {
     waiting_since: Option<(u64, Instant)>,
 }
 
+/// Between a follower and its participant, which may leave in another thread: a cursor is moved or given back only while
+/// its life lasts. Afterwards somebody else may have it, and a look at its owner word ahead of the store would not do.
+///
+/// ```text
+/// follower:       busy = 1      light barrier     gone = 0?  touch the cursor; busy = 0
+/// participant:    gone = 1      heavy barrier     wait for busy = 0; let go of the life
+/// ```
+///
+/// As with a lease: either the follower's look came ahead of the heavy barrier, and so did `busy`, which the participant
+/// then waits for; or it came behind, and sees `gone`. Both are threads of one process, which the quick membarrier never
+/// misses.
+#[derive(Debug, Default)]
+pub(crate) struct Tie {
+    busy: AtomicU32,
+    gone: AtomicU32,
+}
+
+impl Tie {
+    /// Runs `f` if the participant is still there, and keeps it there meanwhile.
+    #[inline]
+    fn hold(&self, f: impl FnOnce()) {
+        // Relaxed, then the light barrier, then the look: see above.
+        self.busy.store(1, Ordering::Relaxed);
+        light();
+        if self.gone.load(Ordering::Relaxed) == 0 {
+            f();
+        }
+        // Release: what `f` stored is ahead of whatever the participant does once it sees the 0.
+        self.busy.store(0, Ordering::Release);
+    }
+
+    /// The life of the participant is about to end: no follower of it touches its cursor from here on.
+    pub(crate) fn cut(ties: &[Arc<Tie>]) {
+        if ties.is_empty() {
+            return;
+        }
+        for tie in ties {
+            tie.gone.store(1, Ordering::Relaxed);
+        }
+        if !heavy() {
+            // No membarrier here: a store reaches memory long before that.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for tie in ties {
+            // Acquire: pairs with the end of `hold`.
+            while tie.busy.load(Ordering::Acquire) != 0 {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
 /// Gives a cursor back when its follower goes.
 pub(crate) struct CursorOwner {
     core: Arc<Core>,
     index: u32,
     me: u32,
     fork: u64,
+    tie: Arc<Tie>,
 }
 
 impl std::fmt::Debug for CursorOwner {
@@ -153,11 +206,13 @@ impl Drop for CursorOwner {
             return;
         }
         let cursor = &self.core.ctl.cursors()[self.index as usize];
-        // Only if it is still this life's: recovery may have given it to somebody else.
-        if cursor.owner.load(Ordering::Acquire) == self.me {
-            cursor.gating.store(0, Ordering::Release);
-            cursor.owner.store(0, Ordering::Release);
-        }
+        self.tie.hold(|| {
+            // Only if it is still this life's: the word may hold anything.
+            if cursor.owner.load(Ordering::Acquire) == self.me {
+                cursor.gating.store(0, Ordering::Release);
+                cursor.owner.store(0, Ordering::Release);
+            }
+        });
     }
 }
 
@@ -182,15 +237,25 @@ impl Follower {
         self.position
     }
 
-    /// Its cursor, as long as it is its own: not in a fork child, and not after its participant left.
+    /// Does something to its cursor, as long as it is its own: not in a fork child, and not after its participant left.
     #[inline]
-    fn cursor(&self) -> Option<&Cursor> {
-        let (owner, index) = self.cursor.as_ref()?;
-        let cursor = owner.core.ctl.cursors().get(*index as usize)?;
-        // Relaxed: the word changes only when the participant's life ends, or after that.
-        (crate::sys::fork::generation() == owner.fork
-            && cursor.owner.load(Ordering::Relaxed) == owner.me)
-            .then_some(cursor)
+    fn with_cursor(&self, f: impl FnOnce(&Cursor)) {
+        let Some((owner, index)) = self.cursor.as_ref() else {
+            return;
+        };
+        if crate::sys::fork::generation() != owner.fork {
+            return;
+        }
+        let Some(cursor) = owner.core.ctl.cursors().get(*index as usize) else {
+            return;
+        };
+        owner.tie.hold(|| {
+            // Relaxed: ours until our participant's life ends, which the tie holds off.
+            if cursor.owner.load(Ordering::Relaxed) == owner.me {
+                step("follow.moving");
+                f(cursor);
+            }
+        });
     }
 
     /// How it waits.
@@ -275,10 +340,10 @@ impl Follower {
         };
         if self.position != begin {
             self.waiting_since = None;
-            if let Some(cursor) = self.cursor() {
+            self.with_cursor(|cursor| {
                 // Release: everything ahead of it was read. Writers read it when they need room.
                 cursor.position.store(self.position, Ordering::Release);
-            }
+            });
         }
         match result {
             // A gap behind deltas is told by the next poll.
@@ -380,9 +445,7 @@ impl Follower {
         }
         self.missed += to - from;
         self.position = to;
-        if let Some(cursor) = self.cursor() {
-            cursor.missed.store(self.missed, Ordering::Relaxed);
-        }
+        self.with_cursor(|cursor| cursor.missed.store(self.missed, Ordering::Relaxed));
         Ok(Polled::Gap(Gap { from, to }))
     }
 
@@ -588,11 +651,18 @@ impl Participant {
             .fetch_max(index as u32 + 1, Ordering::AcqRel);
         let position = gating::start(cursor, &core.pages.ring());
         step("follow.joined");
+        let tie = Arc::new(Tie::default());
+        let mut ties = self.ties.borrow_mut();
+        // Followers that are gone, and done with their cursors.
+        ties.retain(|tie| Arc::strong_count(tie) > 1);
+        ties.push(Arc::clone(&tie));
+        drop(ties);
         let owner = CursorOwner {
             core: Arc::clone(core),
             index: index as u32,
             me: self.me,
             fork: crate::sys::fork::generation(),
+            tie,
         };
         let mut follower = Follower::at(position);
         follower.cursor = Some((Arc::new(owner), index as u32));
