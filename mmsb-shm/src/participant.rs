@@ -22,6 +22,7 @@ use crate::recovery;
 use crate::ring::{Guess, Ring, load_lsn};
 use crate::segment::{Core, LOCK_LEASE, LOCK_SLOT, owner_position};
 use crate::stats::Counter;
+use crate::subscribe::Tie;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, relax};
 use crate::sys::fork::{self, Description};
 use crate::sys::{barrier, clock, lock, process, space};
@@ -82,6 +83,8 @@ pub struct Participant {
     /// Length of `leases`, for the hot path.
     pub(crate) lease_count: Cell<u32>,
     pub(crate) pins: Cell<u32>,
+    /// Its followers, which may be in other threads and outlive it.
+    pub(crate) ties: RefCell<Vec<Arc<Tie>>>,
     pub(crate) hot: Hot,
 }
 
@@ -369,6 +372,7 @@ impl Participant {
             leases: RefCell::new(Vec::new()),
             lease_count: Cell::new(0),
             pins: Cell::new(0),
+            ties: RefCell::new(Vec::new()),
         };
         let source = participant.source_id(&name).map_err(|e| match e {
             PageError::Full(full) => AttachError::Full(full),
@@ -717,6 +721,7 @@ impl Drop for Participant {
         if self.is_stranded() {
             // Leaves like the dead: its slot and all it holds are for recovery, which finds what is corrupt. (In a fork
             // child the handler closed the descriptor.)
+            Tie::cut(self.ties.get_mut());
             if fork::forget(self.fd.as_raw_fd()) {
                 // SAFETY: dropped once, here; closing the description releases the slot lock.
                 unsafe { ManuallyDrop::drop(&mut self.fd) };
@@ -730,6 +735,7 @@ impl Drop for Participant {
         }
         self.yield_leases();
         self.give_back_blocks();
+        Tie::cut(self.ties.get_mut());
         step("leave.begin");
         // Loans that were forgotten, not dropped: nobody else would ever find their blocks.
         let _ = recovery::free_hand(&self.core, self.index, self.me);

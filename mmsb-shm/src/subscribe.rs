@@ -20,7 +20,7 @@ use crate::ring::record::{self, TIME_SHIFT};
 use crate::ring::{LSN_MAX, Ring, Seen, gating};
 use crate::segment::{Core, Pages};
 use crate::stats::Counter;
-use crate::sync::{Ordering, prefetch_read, relax};
+use crate::sync::{AtomicU32, Ordering, heavy, light, prefetch_read, relax};
 use crate::sys::{clock, futex};
 use crate::testing::step;
 
@@ -130,6 +130,60 @@ pub struct Follower {
     missed: u64,
     /// When a claimed record was first met at the present position.
     waiting_since: Option<(u64, Instant)>,
+    /// It met these bytes inside a group, and cannot go on.
+    broken: Option<Corrupt>,
+}
+
+/// Between a follower and its participant, which may leave in another thread: a cursor is moved or given back only while
+/// its life lasts. Afterwards somebody else may have it, and a look at its owner word ahead of the store would not do.
+///
+/// ```text
+/// follower:       busy = 1      light barrier     gone = 0?  touch the cursor; busy = 0
+/// participant:    gone = 1      heavy barrier     wait for busy = 0; let go of the life
+/// ```
+///
+/// As with a lease: either the follower's look came ahead of the heavy barrier, and so did `busy`, which the participant
+/// then waits for; or it came behind, and sees `gone`. Both are threads of one process, which the quick membarrier never
+/// misses.
+#[derive(Debug, Default)]
+pub(crate) struct Tie {
+    busy: AtomicU32,
+    gone: AtomicU32,
+}
+
+impl Tie {
+    /// Runs `f` if the participant is still there, and keeps it there meanwhile.
+    #[inline]
+    fn hold(&self, f: impl FnOnce()) {
+        // Relaxed, then the light barrier, then the look: see above.
+        self.busy.store(1, Ordering::Relaxed);
+        light();
+        if self.gone.load(Ordering::Relaxed) == 0 {
+            f();
+        }
+        // Release: what `f` stored is ahead of whatever the participant does once it sees the 0.
+        self.busy.store(0, Ordering::Release);
+    }
+
+    /// The life of the participant is about to end: no follower of it touches its cursor from here on.
+    pub(crate) fn cut(ties: &[Arc<Tie>]) {
+        if ties.is_empty() {
+            return;
+        }
+        for tie in ties {
+            tie.gone.store(1, Ordering::Relaxed);
+        }
+        if !heavy() {
+            // No membarrier here: a store reaches memory long before that.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for tie in ties {
+            // Acquire: pairs with the end of `hold`.
+            while tie.busy.load(Ordering::Acquire) != 0 {
+                std::thread::yield_now();
+            }
+        }
+    }
 }
 
 /// Gives a cursor back when its follower goes.
@@ -138,6 +192,7 @@ pub(crate) struct CursorOwner {
     index: u32,
     me: u32,
     fork: u64,
+    tie: Arc<Tie>,
 }
 
 impl std::fmt::Debug for CursorOwner {
@@ -152,11 +207,13 @@ impl Drop for CursorOwner {
             return;
         }
         let cursor = &self.core.ctl.cursors()[self.index as usize];
-        // Only if it is still this life's: recovery may have given it to somebody else.
-        if cursor.owner.load(Ordering::Acquire) == self.me {
-            cursor.gating.store(0, Ordering::Release);
-            cursor.owner.store(0, Ordering::Release);
-        }
+        self.tie.hold(|| {
+            // Only if it is still this life's: the word may hold anything.
+            if cursor.owner.load(Ordering::Acquire) == self.me {
+                cursor.gating.store(0, Ordering::Release);
+                cursor.owner.store(0, Ordering::Release);
+            }
+        });
     }
 }
 
@@ -172,6 +229,7 @@ impl Follower {
             scratch: Vec::new(),
             missed: 0,
             waiting_since: None,
+            broken: None,
         }
     }
 
@@ -180,15 +238,25 @@ impl Follower {
         self.position
     }
 
-    /// Its cursor, as long as it is its own: not in a fork child, and not after its participant left.
+    /// Does something to its cursor, as long as it is its own: not in a fork child, and not after its participant left.
     #[inline]
-    fn cursor(&self) -> Option<&Cursor> {
-        let (owner, index) = self.cursor.as_ref()?;
-        let cursor = owner.core.ctl.cursors().get(*index as usize)?;
-        // Relaxed: the word changes only when the participant's life ends, or after that.
-        (crate::sys::fork::generation() == owner.fork
-            && cursor.owner.load(Ordering::Relaxed) == owner.me)
-            .then_some(cursor)
+    fn with_cursor(&self, f: impl FnOnce(&Cursor)) {
+        let Some((owner, index)) = self.cursor.as_ref() else {
+            return;
+        };
+        if crate::sys::fork::generation() != owner.fork {
+            return;
+        }
+        let Some(cursor) = owner.core.ctl.cursors().get(*index as usize) else {
+            return;
+        };
+        owner.tie.hold(|| {
+            // Relaxed: ours until our participant's life ends, which the tie holds off.
+            if cursor.owner.load(Ordering::Relaxed) == owner.me {
+                step("follow.moving");
+                f(cursor);
+            }
+        });
     }
 
     /// How it waits.
@@ -227,6 +295,9 @@ impl Follower {
         max: usize,
         mut f: impl FnMut(&Delta<'_>),
     ) -> Result<Polled, PageError> {
+        if let Some(corrupt) = self.broken {
+            return Err(corrupt.into());
+        }
         let ring = pages.ring();
         let mut delivered = 0;
         let mut clock = None;
@@ -273,10 +344,10 @@ impl Follower {
         };
         if self.position != begin {
             self.waiting_since = None;
-            if let Some(cursor) = self.cursor() {
+            self.with_cursor(|cursor| {
                 // Release: everything ahead of it was read. Writers read it when they need room.
                 cursor.position.store(self.position, Ordering::Release);
-            }
+            });
         }
         match result {
             // A gap behind deltas is told by the next poll.
@@ -323,22 +394,32 @@ impl Follower {
         }
         let mut rest = copied;
         let (mut at, mut count) = (lsn, 0);
-        while at < end {
+        let corrupt = loop {
             let bad = |what| Corrupt { what, offset: at };
-            let taken = record::take_first(rest).ok_or(bad("record longer than its group"))?;
+            let Some(taken) = record::take_first(rest) else {
+                break bad("record longer than its group");
+            };
             if at != lsn
                 && (taken.stamp.state() != SlotState::Inner || taken.stamp.lap() != ring.lap(at))
             {
-                return Err(bad("stamp inside a group").into());
+                break bad("stamp inside a group");
             }
             for lsn in ahead.by_ref().take(taken.slots as usize) {
                 prefetch_read(ring.slot(lsn));
             }
-            f(&delta(pages, clock, at, end, &taken.head, taken.body)?);
+            match delta(pages, clock, at, end, &taken.head, taken.body) {
+                Ok(delta) => f(&delta),
+                Err(corrupt) => break corrupt,
+            }
             (at, rest, count) = (at + taken.slots, taken.rest, count + 1);
-        }
-        self.position = end;
-        Ok(Some(count))
+            if at == end {
+                self.position = end;
+                return Ok(Some(count));
+            }
+        };
+        // What stands ahead of corrupt bytes in a group was delivered, and is not delivered again.
+        self.broken = (count > 0).then_some(corrupt);
+        Err(corrupt.into())
     }
 
     /// What stood at the position is overwritten, or so the floor says: goes on near the end of the ring.
@@ -356,9 +437,7 @@ impl Follower {
         }
         self.missed += to - from;
         self.position = to;
-        if let Some(cursor) = self.cursor() {
-            cursor.missed.store(self.missed, Ordering::Relaxed);
-        }
+        self.with_cursor(|cursor| cursor.missed.store(self.missed, Ordering::Relaxed));
         Ok(Polled::Gap(Gap { from, to }))
     }
 
@@ -468,7 +547,7 @@ fn delta<'a>(
     group_end: u64,
     head: &RecordHead,
     body: &'a [u8],
-) -> Result<Delta<'a>, PageError> {
+) -> Result<Delta<'a>, Corrupt> {
     let bad = Corrupt {
         what: "record",
         offset: at,
@@ -565,11 +644,18 @@ impl Participant {
             .fetch_max(index as u32 + 1, Ordering::AcqRel);
         let position = gating::start(cursor, &core.pages.ring());
         step("follow.joined");
+        let tie = Arc::new(Tie::default());
+        let mut ties = self.ties.borrow_mut();
+        // Followers that are gone, and done with their cursors.
+        ties.retain(|tie| Arc::strong_count(tie) > 1);
+        ties.push(Arc::clone(&tie));
+        drop(ties);
         let owner = CursorOwner {
             core: Arc::clone(core),
             index: index as u32,
             me: self.me,
             fork: crate::sys::fork::generation(),
+            tie,
         };
         let mut follower = Follower::at(position);
         follower.cursor = Some((Arc::new(owner), index as u32));
@@ -645,7 +731,20 @@ impl Participant {
                 now
             }
         };
-        match self.core.holder(word) {
+        // A claim of an ended life: its recovery padded all there were, so this is what nobody writes.
+        let holder = if stamp.is_by(word) {
+            self.core.holder(word)
+        } else {
+            Holder::Nobody
+        };
+        match holder {
+            Holder::Nobody if since.elapsed() >= self.config.timeout => {
+                return Err(Corrupt {
+                    what: "claim of nobody",
+                    offset: follower.position,
+                }
+                .into());
+            }
             Holder::Dead(index) => {
                 let recovered = recovery::participant(&self.core, &self.fd, index)?;
                 if !recovered && since.elapsed() >= self.config.timeout {
@@ -712,6 +811,7 @@ impl Participant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commit::{Change, Options};
     use crate::names::NewPage;
     use crate::participant::ParticipantConfig;
     use crate::segment::BusConfig;
@@ -754,5 +854,66 @@ mod tests {
         let polled = p.poll(&mut follower, 10, |_| {});
         assert_eq!(polled, Ok(Polled::Deltas(1)), "nothing was skipped");
         assert_eq!(follower.missed(), 0);
+    }
+
+    fn bus() -> (tempfile::TempDir, Participant) {
+        let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = SegmentDir::at(tmp.path());
+        let core = Arc::new(Core::create(&dir, "t", &BusConfig::default()).unwrap());
+        let config = ParticipantConfig {
+            timeout: Duration::from_millis(50),
+            ..ParticipantConfig::default()
+        };
+        (tmp, Participant::join(core, config).unwrap())
+    }
+
+    #[test]
+    fn what_stands_ahead_of_corrupt_bytes_in_a_group_is_delivered_once() {
+        let (_tmp, p) = bus();
+        let new = NewPage {
+            size: 64,
+            ..NewPage::default()
+        };
+        let page = p.core().pages.resolve(p.create_page(&new).unwrap());
+        let page = page.unwrap();
+        let mut follower = p.follow(true).unwrap();
+        let patch = |offset| Change::Patch {
+            page: &page,
+            offset,
+            bytes: &[7; 8],
+        };
+        let group = [patch(0), patch(8), patch(16)];
+        let receipt = p.commit(&group, &Options::default()).unwrap();
+        let ring = p.core().pages.ring();
+        ring.slot(receipt.first + 1)
+            .stamp
+            .store(0, Ordering::Relaxed);
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let polled = p.poll(&mut follower, 10, |d| seen.push(d.lsn));
+            assert!(matches!(polled, Err(PageError::Corrupt(_))), "{polled:?}");
+        }
+        assert_eq!(seen, [receipt.first]);
+    }
+
+    #[test]
+    fn a_claim_of_nobody_is_corrupt_and_not_waited_for_for_ever() {
+        let (_tmp, p) = bus();
+        let mut follower = p.follow(true).unwrap();
+        let ring = p.core().pages.ring();
+        let at = follower.position();
+        // Of the slot of this participant, but of another life.
+        let stamp = Stamp::new(ring.lap(at), 1, p.me + (1 << 11), SlotState::Claimed);
+        assert!(!stamp.is_by(p.me));
+        ring.slot(at).stamp.store(stamp.0, Ordering::Relaxed);
+        let begin = Instant::now();
+        let error = loop {
+            let soon = Instant::now() + Duration::from_secs(5);
+            match p.wait(&mut follower, Some(soon)) {
+                Ok(_) => assert!(begin.elapsed() < Duration::from_secs(5)),
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(error, PageError::Corrupt(_)), "{error:?}");
     }
 }

@@ -905,3 +905,39 @@ fn no_number_is_missing_while_others_look_for_one() {
         }
     });
 }
+
+#[test]
+fn a_follower_whose_participant_leaves_meanwhile_moves_nobody_elses_cursor() {
+    let bus = bus();
+    let a = bus.join("a", 300);
+    let old = bus.join("old", 300);
+    let mut left = old.follow(true).unwrap();
+    let id = a.create_page(&page(8)).unwrap();
+    let p = bus.core.pages.resolve(id).unwrap();
+    let (parked, is_parked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        let poller = scope.spawn(move || {
+            // Parks between the look whether the cursor is its own and the store.
+            arm("follow.moving", 0, Action::Park(parked, gone_on));
+            left.poll(&core.pages, 1000, |_| {}).unwrap();
+        });
+        let go_on = go_on;
+        is_parked.recv().unwrap();
+        let leaver = scope.spawn(move || drop(old));
+        std::thread::sleep(Duration::from_millis(100));
+        for i in 0u64..10 {
+            a.patch(&p, 0, &i.to_le_bytes()).unwrap();
+        }
+        let b = bus.join("b", 300);
+        let held = b.follow(true).unwrap();
+        go_on.send(()).unwrap();
+        poller.join().unwrap();
+        leaver.join().unwrap();
+        let cursors = bus.core.cursors();
+        assert_eq!(cursors.len(), 1, "{cursors:?}");
+        assert_eq!(cursors[0].participant, b.index());
+        assert_eq!(cursors[0].position, held.position());
+    });
+}
