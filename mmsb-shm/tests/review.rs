@@ -941,3 +941,39 @@ fn a_follower_whose_participant_leaves_meanwhile_moves_nobody_elses_cursor() {
         assert_eq!(cursors[0].position, held.position());
     });
 }
+
+#[test]
+fn between_two_pages_of_a_transaction_there_is_no_cut() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let ids = [0, 1].map(|_| a.create_page(&page(8)).unwrap());
+    let (parked, is_parked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        let writer = scope.spawn(move || {
+            let pages = ids.map(|id| core.pages.resolve(id).unwrap());
+            let changes = [0, 1].map(|i| Change::Patch {
+                page: &pages[i],
+                offset: 0,
+                bytes: &[7; 8],
+            });
+            let options = Options {
+                transaction: true,
+                ..Options::default()
+            };
+            // The first page is done, the second one is not.
+            arm("group.page", 0, Action::Park(parked, gone_on));
+            a.commit(&changes, &options).unwrap();
+        });
+        let go_on = go_on;
+        is_parked.recv().unwrap();
+        let pages = ids.map(|id| bus.core.pages.resolve(id).unwrap());
+        let cut = bus.core.pages.observe_cut(&pages);
+        assert!(matches!(cut, Err(PageError::Contended(_))), "{cut:?}");
+        go_on.send(()).unwrap();
+        writer.join().unwrap();
+        let cut = bus.core.pages.observe_cut(&pages).unwrap();
+        assert!(cut.iter().all(|(bytes, _)| bytes == &[7; 8]), "{cut:?}");
+    });
+}

@@ -227,3 +227,51 @@ impl Participant {
         Ok(least.map_or(published, |h| h.min(published)))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::names::NewPage;
+    use crate::participant::ParticipantConfig;
+    use crate::segment::{BusConfig, Core};
+    use crate::sys::space::SegmentDir;
+
+    #[test]
+    fn a_wait_for_room_behind_a_hole_ends_and_names_it() {
+        let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = SegmentDir::at(tmp.path());
+        let config = BusConfig {
+            ring_bytes: 4096,
+            ..BusConfig::default()
+        };
+        let core = Arc::new(Core::create(&dir, "t", &config).unwrap());
+        let join = || {
+            let config = ParticipantConfig {
+                timeout: Duration::from_millis(50),
+                ..ParticipantConfig::default()
+            };
+            Participant::join(Arc::clone(&core), config).unwrap()
+        };
+        let (a, b) = (join(), join());
+        let new = NewPage {
+            size: 8,
+            ..NewPage::default()
+        };
+        let page = core.pages.resolve(a.create_page(&new).unwrap()).unwrap();
+        let hole = a.patch(&page, 0, &[1; 8]).unwrap();
+        b.patch(&page, 0, &[2; 8]).unwrap();
+        // As if nobody had ever claimed it, ahead of a record that somebody did.
+        let stamp = &core.pages.ring().slot(hole).stamp;
+        stamp.store(0, Ordering::Relaxed);
+        let full = (0..1000).find_map(|_| b.patch(&page, 0, &[3; 8]).err());
+        match full {
+            Some(PageError::Backpressure { blocker, lsn, .. }) => {
+                assert!(blocker.contains("unclaimed"), "{blocker}");
+                assert_eq!(lsn, hole);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
