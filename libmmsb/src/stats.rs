@@ -222,9 +222,7 @@ impl Stats {
                 retries: p.retries,
             })
             .collect();
-        let total = |gone: Counter, living: fn(&ParticipantStats) -> u64| {
-            pages.counter(gone) + participants.iter().map(living).sum::<u64>()
-        };
+        let totals = core.totals();
         Ok(Stats {
             pages: pages.list_pages().len() as u64,
             names: pages.list_names("")?.len() as u64,
@@ -234,10 +232,10 @@ impl Stats {
             published_lsn: ring.published,
             end_lsn: ring.end,
             floor_lsn: ring.floor,
-            deltas: total(Counter::Deltas, |p| p.deltas),
-            bytes: total(Counter::Bytes, |p| p.bytes),
-            waits: total(Counter::Waits, |p| p.waits),
-            retries: total(Counter::Retries, |p| p.retries),
+            deltas: totals.deltas,
+            bytes: totals.bytes,
+            waits: totals.waits,
+            retries: totals.retries,
             classes: pages
                 .class_use()
                 .into_iter()

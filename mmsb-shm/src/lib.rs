@@ -65,7 +65,7 @@ pub use {
     names::{Cold, NewPage, PageInfo, SourceInfo},
     observe::{CursorInfo, RingInfo},
     page::{Lease, PageId, PageRef, PageVersion, PinnedView},
-    participant::{OnFull, Participant, ParticipantConfig, ParticipantInfo},
+    participant::{OnFull, Participant, ParticipantConfig, ParticipantInfo, Totals},
     recovery::{Left, Wreck, WreckedPage},
     segment::{BusConfig, Core, Geometry, Pages},
     stats::Counter,

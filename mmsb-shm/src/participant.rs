@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use crate::arena::Pools;
 use crate::doorbell;
 use crate::error::{AttachError, Corrupt, PageError};
-use crate::layout::participant::{ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE_NAME_WORDS};
+use crate::layout::participant::{
+    MOVING, ParticipantSlot, SLOT_ACTIVE, SLOT_FREE, SOURCE_NAME_WORDS,
+};
 use crate::page::{PageId, lease, owner};
 use crate::recovery;
 use crate::ring::{Guess, Ring, load_lsn};
@@ -159,6 +161,19 @@ pub struct ParticipantInfo {
     pub retries: u64,
 }
 
+/// Sums over all participants that ever were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Deltas committed.
+    pub deltas: u64,
+    /// Payload bytes committed.
+    pub bytes: u64,
+    /// Waits for owner words or the ring.
+    pub waits: u64,
+    /// Reads repeated.
+    pub retries: u64,
+}
+
 impl Core {
     /// Whether life `generation` of slot `index` is over: its lock is free and nobody recovered it yet.
     pub(crate) fn is_dead(&self, index: u32, generation: u64) -> bool {
@@ -201,6 +216,52 @@ impl Core {
                 slot.pid.load(Ordering::Relaxed)
             ),
             None => format!("participant {index}"),
+        }
+    }
+
+    /// What the living and the gone did, nobody's twice. Somebody who is stopped in the middle of leaving may be missing
+    /// for so long.
+    pub fn totals(&self) -> Totals {
+        let counters = [
+            Counter::Deltas,
+            Counter::Bytes,
+            Counter::Waits,
+            Counter::Retries,
+        ];
+        let mut totals = [0; 4];
+        // A leaver's sums vanish from its slot, and then appear in the counters. If they vanished ahead of our look at the
+        // slots, and appeared behind the first look at the counters, then either they are still moving behind the look at the
+        // slots (N1), or the counters have changed by then (N2). None is met twice: who appears has vanished (N1).
+        for attempt in 0..1000 {
+            let gone = counters.map(|c| self.pages.counter(c));
+            fence(Ordering::Acquire);
+            totals = gone;
+            for slot in self.ctl.participants_used() {
+                let sums = [&slot.deltas, &slot.bytes, &slot.waits, &slot.retries];
+                if slot.state.load(Ordering::Acquire) & 0xff == SLOT_ACTIVE {
+                    for (total, sum) in totals.iter_mut().zip(sums) {
+                        *total = total.wrapping_add(sum.load(Ordering::Relaxed));
+                    }
+                }
+            }
+            fence(Ordering::Acquire);
+            let slots = self.ctl.participants_used();
+            let moving = |s: &ParticipantSlot| s.recovering.load(Ordering::Acquire) == MOVING;
+            if !slots.iter().any(moving) && counters.map(|c| self.pages.counter(c)) == gone {
+                break;
+            }
+            if attempt < 100 {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+        let [deltas, bytes, waits, retries] = totals;
+        Totals {
+            deltas,
+            bytes,
+            waits,
+            retries,
         }
     }
 

@@ -19,14 +19,14 @@ use crate::commit::{GroupRecord, apply_group};
 use crate::doorbell;
 use crate::error::{Corrupt, PageError};
 use crate::layout::page::{BlockRef, BlockState};
-use crate::layout::participant::{SLOT_ACTIVE, SLOT_FREE};
+use crate::layout::participant::{MOVING, RECOVERING, SLOT_ACTIVE, SLOT_FREE};
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
 use crate::page::{PageId, owner, seqlock};
 use crate::participant::read_name;
 use crate::ring::{Seen, load_lsn, record};
 use crate::segment::{Core, LOCK_RECOVERY, owner_index};
 use crate::stats::Counter;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use crate::sys::fork::Description;
 use crate::sys::{lock, space};
 use crate::testing::step;
@@ -85,11 +85,11 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
 fn finish(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
     let slot = &core.ctl.participants()[index as usize];
     step("recovery.begin");
-    // Relaxed: only recoverers touch it, under the lock. Not 0: one died here before us.
-    if slot.recovering.load(Ordering::Relaxed) != 0 {
+    // Relaxed: only recoverers touch it, under the lock, or the slot's own life at its end. One died here before us.
+    if slot.recovering.load(Ordering::Relaxed) == RECOVERING {
         core.pages.count(Counter::RecoveredRecoverer, 1);
     }
-    slot.recovering.store(1, Ordering::Relaxed);
+    slot.recovering.store(RECOVERING, Ordering::Relaxed);
     let life = owner::word(index, generation);
     core.mark_sweep_all();
     step("recovery.sweep_noted");
@@ -543,9 +543,18 @@ pub(crate) fn vacate(core: &Core, index: u32, generation: u64) {
         (Counter::Waits, &slot.waits),
         (Counter::Retries, &slot.retries),
     ];
+    // Who adds up the living and the gone meanwhile would miss what is under way (`Core::totals`).
+    slot.recovering.store(MOVING, Ordering::Relaxed);
     for (counter, n) in sums {
-        core.pages.count(counter, n.swap(0, Ordering::AcqRel));
+        // Release fences (N1): who sees a sum gone sees that sums are moving, and who sees it added sees it gone.
+        fence(Ordering::Release);
+        let n = n.swap(0, Ordering::Relaxed);
+        step("leave.counting");
+        fence(Ordering::Release);
+        core.pages.count(counter, n);
     }
+    // Release (N2): who sees that it is over sees the counters.
+    slot.recovering.store(0, Ordering::Release);
     // Release: everything above is done; the slot may be taken.
     slot.state
         .store((generation + 1) << 8 | SLOT_FREE, Ordering::Release);

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -975,5 +976,61 @@ fn between_two_pages_of_a_transaction_there_is_no_cut() {
         writer.join().unwrap();
         let cut = bus.core.pages.observe_cut(&pages).unwrap();
         assert!(cut.iter().all(|(bytes, _)| bytes == &[7; 8]), "{cut:?}");
+    });
+}
+
+#[test]
+fn who_leaves_is_counted_once() {
+    let bus = bus();
+    let id = bus.join("first", 300).create_page(&page(8)).unwrap();
+    let totals = || bus.core.totals();
+    let before = totals();
+    // In the middle of leaving, its sum is neither here nor there; the count waits.
+    let (parked, is_parked) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        scope.spawn(move || {
+            let p = Participant::join(core, ParticipantConfig::default()).unwrap();
+            let page = p.core().pages.resolve(id).unwrap();
+            for _ in 0..5 {
+                p.patch(&page, 0, &[1; 8]).unwrap();
+            }
+            arm("leave.counting", 0, Action::Park(parked, gone_on));
+        });
+        is_parked.recv().unwrap();
+        let counted = scope.spawn(totals);
+        std::thread::sleep(Duration::from_millis(20));
+        go_on.send(()).unwrap();
+        let after = counted.join().unwrap();
+        assert_eq!(
+            (after.deltas, after.bytes),
+            (before.deltas + 5, before.bytes + 40)
+        );
+    });
+    // And however the looks fall.
+    let finished = AtomicU64::new(before.deltas + 5);
+    let begun = AtomicU64::new(before.deltas + 5);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3000 {
+                let p = bus.join("leaver", 300);
+                let page = p.core().pages.resolve(id).unwrap();
+                begun.fetch_add(1, SeqCst);
+                p.patch(&page, 0, &[1; 8]).unwrap();
+                finished.fetch_add(1, SeqCst);
+            }
+            stop.store(true, SeqCst);
+        });
+        while !stop.load(SeqCst) {
+            let least = finished.load(SeqCst);
+            let found = totals().deltas;
+            let most = begun.load(SeqCst);
+            assert!(
+                (least..=most).contains(&found),
+                "{found} of {least} to {most}"
+            );
+        }
     });
 }

@@ -9,6 +9,11 @@ pub const SLOT_FREE: u64 = 0;
 /// In use by a participant that holds the slot's kernel lock, or by one that died.
 pub const SLOT_ACTIVE: u64 = 1;
 
+/// [`ParticipantSlot::recovering`]: a recovery of the slot is under way.
+pub const RECOVERING: u32 = 1;
+/// [`ParticipantSlot::recovering`]: a life ends, and its sums move to the counters of the bus.
+pub const MOVING: u32 = 2;
+
 /// Words of a source or participant name.
 pub const SOURCE_NAME_WORDS: usize = 6;
 
@@ -51,7 +56,8 @@ pub struct ParticipantSlot {
     pub retries: AtomicU64,
     /// 1 while a leased commit is under way.
     pub active: AtomicU32,
-    /// 1 while a recovery of this slot is under way; found set by the next recoverer, it says that one died.
+    /// [`RECOVERING`] while a recovery of this slot is under way; found by the next recoverer, it says that one died.
+    /// [`MOVING`] at the end of a life.
     pub recovering: AtomicU32,
     /// Spare.
     pub reserved2: [AtomicU64; 10],

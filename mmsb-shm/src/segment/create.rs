@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use super::ctl::ctl_layout;
-use super::{BusConfig, Core, LOCK_CREATE, allocate, check_bus_name, io_error};
+use super::{BusConfig, Core, LOCK_CREATE, Preamble, allocate, check_bus_name, io_error};
 use crate::error::AttachError;
 use crate::layout::segment::{CtlHeader, PagesHeader, STATE_READY};
-use crate::layout::{CTL_MAGIC, LAYOUT_HASH, LAYOUT_MAJOR, LAYOUT_MINOR, PAGES_MAGIC};
+use crate::layout::{CTL_MAGIC, PAGES_MAGIC};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::fork::Description;
 use crate::sys::{clock, lock, map::Mapping, space, space::SegmentDir};
@@ -25,7 +25,7 @@ impl Core {
         config.check()?;
         let (pages_path, ctl_path) = (dir.object(bus, "pages"), dir.object(bus, "ctl"));
         let id = random_id();
-        let ctl_fd = make_ctl(dir, bus, &ctl_path, config, id)?;
+        let ctl_fd = make_ctl(dir, &ctl_path, config, id)?;
         step("create.ctl_made");
         // Held until both names are linked: says that the half-made bus has a living creator.
         let ctl_fd = CreationLock::of_new(ctl_fd, &ctl_path)?;
@@ -218,12 +218,10 @@ fn make_object(
 
 fn make_ctl(
     dir: &SegmentDir,
-    bus: &str,
     path: &Path,
     config: &BusConfig,
     id: [u64; 2],
 ) -> Result<OwnedFd, AttachError> {
-    let _ = bus;
     let l = ctl_layout(config);
     let (fd, map) = make_object(dir, path, config.ctl_mode, l.len)?;
     // SAFETY: the object has at least 4096 bytes, all backed; all fields are atomics.
@@ -231,12 +229,7 @@ fn make_ctl(
     // Relaxed everywhere: nobody can reach the object before it is linked, and `state` is stored with Release.
     let s64 = |a: &AtomicU64, v: u64| a.store(v, Ordering::Relaxed);
     let s32 = |a: &AtomicU32, v: u32| a.store(v, Ordering::Relaxed);
-    s64(&h.magic, CTL_MAGIC);
-    s32(&h.layout_major, LAYOUT_MAJOR);
-    s32(&h.layout_minor, LAYOUT_MINOR);
-    s64(&h.layout_hash, LAYOUT_HASH);
-    s64(&h.bus_id[0], id[0]);
-    s64(&h.bus_id[1], id[1]);
+    Preamble::from(h).fill(CTL_MAGIC, id);
     s64(&h.len, l.len);
     s32(&h.participants_max, config.participants_max);
     s32(&h.cursors_max, config.cursors_max);
@@ -280,12 +273,7 @@ fn make_pages(
     // Relaxed everywhere: as in `make_ctl`.
     let s64 = |a: &AtomicU64, v: u64| a.store(v, Ordering::Relaxed);
     let s32 = |a: &AtomicU32, v: u32| a.store(v, Ordering::Relaxed);
-    s64(&h.magic, PAGES_MAGIC);
-    s32(&h.layout_major, LAYOUT_MAJOR);
-    s32(&h.layout_minor, LAYOUT_MINOR);
-    s64(&h.layout_hash, LAYOUT_HASH);
-    s64(&h.bus_id[0], id[0]);
-    s64(&h.bus_id[1], id[1]);
+    Preamble::from(h).fill(PAGES_MAGIC, id);
     s64(&h.incarnation, 1);
     s64(&h.created_ns, clock::realtime_ns());
     s64(&h.len_max, g.len_max);

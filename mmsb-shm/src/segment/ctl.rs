@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use super::{BusConfig, Version, check_owner, io_error, open};
+use super::{BusConfig, Preamble, check_len, io_error, open_object};
 use crate::error::{AttachError, Corrupt};
 use crate::layout::CTL_MAGIC;
 use crate::layout::participant::{Cursor, ParticipantSlot};
@@ -148,17 +148,8 @@ impl Ctl {
 
     pub(super) fn open(dir: &SegmentDir, bus: &str) -> Result<Ctl, AttachError> {
         let path = dir.object(bus, "ctl");
-        let fd = open(dir, bus, &path, true)?;
-        let stat = space::stat(fd.as_fd()).map_err(|e| io_error("stat", &path, e))?;
-        check_owner(&path, &stat)?;
         let head = size_of::<CtlHeader>() as u64;
-        if stat.len < head {
-            return Err(AttachError::Truncated {
-                path,
-                expected: head,
-                found: stat.len,
-            });
-        }
+        let (fd, stat) = open_object(dir, bus, &path, true, size_of::<CtlHeader>())?;
         let map = Mapping::new(fd.as_fd(), stat.len as usize, true)
             .map_err(|e| io_error("map", &path, e))?;
         let header = NonNull::new(map.base().cast::<CtlHeader>()).ok_or(Corrupt {
@@ -167,23 +158,9 @@ impl Ctl {
         })?;
         // SAFETY: at least 4096 bytes are mapped and backed; all fields are atomics.
         let h = unsafe { header.as_ref() };
-        let version = Version {
-            magic: h.magic.load(Ordering::Relaxed),
-            major: h.layout_major.load(Ordering::Relaxed),
-            minor: h.layout_minor.load(Ordering::Relaxed),
-            hash: h.layout_hash.load(Ordering::Relaxed),
-            features: h.features.load(Ordering::Relaxed),
-            state: h.state.load(Ordering::Acquire),
-        };
-        version.check(bus, &path, CTL_MAGIC)?;
+        Preamble::from(h).version().check(bus, &path, CTL_MAGIC)?;
         let len = h.len.load(Ordering::Relaxed);
-        if stat.len < len {
-            return Err(AttachError::Truncated {
-                path,
-                expected: len,
-                found: stat.len,
-            });
-        }
+        check_len(&path, len, stat.len)?;
         // Relaxed: written before `state`, which was read with Acquire.
         let r = |a: &AtomicU32| a.load(Ordering::Relaxed);
         let at = |a: &AtomicU64| a.load(Ordering::Relaxed);

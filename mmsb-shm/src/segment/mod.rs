@@ -25,9 +25,9 @@ pub use pages::Pages;
 
 use crate::error::{AttachError, BusFull, Corrupt};
 use crate::layout::ring::SLOT_BYTES;
-use crate::layout::segment::{STATE_ABANDONED, STATE_READY};
+use crate::layout::segment::{CtlHeader, PagesHeader, STATE_ABANDONED, STATE_READY};
 use crate::layout::{LAYOUT_HASH, LAYOUT_MAJOR, LAYOUT_MINOR};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::{lock, space, space::SegmentDir};
 
 /// Byte of `.ctl` whose kernel lock says "being created, or being removed as a leftover".
@@ -156,6 +156,64 @@ impl Core {
     }
 }
 
+/// The fields with which both headers begin.
+struct Preamble<'a> {
+    magic: &'a AtomicU64,
+    layout_major: &'a AtomicU32,
+    layout_minor: &'a AtomicU32,
+    layout_hash: &'a AtomicU64,
+    features: &'a AtomicU64,
+    state: &'a AtomicU32,
+    bus_id: &'a [AtomicU64; 2],
+}
+
+macro_rules! preamble {
+    ($header:ty) => {
+        impl<'a> From<&'a $header> for Preamble<'a> {
+            fn from(h: &'a $header) -> Preamble<'a> {
+                Preamble {
+                    magic: &h.magic,
+                    layout_major: &h.layout_major,
+                    layout_minor: &h.layout_minor,
+                    layout_hash: &h.layout_hash,
+                    features: &h.features,
+                    state: &h.state,
+                    bus_id: &h.bus_id,
+                }
+            }
+        }
+    };
+}
+
+preamble!(PagesHeader);
+preamble!(CtlHeader);
+
+impl Preamble<'_> {
+    /// Fills a header that nobody can reach yet, but for its state.
+    fn fill(&self, magic: u64, id: [u64; 2]) {
+        // Relaxed: published by the state, which is stored last.
+        self.magic.store(magic, Ordering::Relaxed);
+        self.layout_major.store(LAYOUT_MAJOR, Ordering::Relaxed);
+        self.layout_minor.store(LAYOUT_MINOR, Ordering::Relaxed);
+        self.layout_hash.store(LAYOUT_HASH, Ordering::Relaxed);
+        for (word, half) in self.bus_id.iter().zip(id) {
+            word.store(half, Ordering::Relaxed);
+        }
+    }
+
+    fn version(&self) -> Version {
+        Version {
+            magic: self.magic.load(Ordering::Relaxed),
+            major: self.layout_major.load(Ordering::Relaxed),
+            minor: self.layout_minor.load(Ordering::Relaxed),
+            hash: self.layout_hash.load(Ordering::Relaxed),
+            features: self.features.load(Ordering::Relaxed),
+            // Acquire: pairs with the store that ends a creation.
+            state: self.state.load(Ordering::Acquire),
+        }
+    }
+}
+
 struct Version {
     magic: u64,
     major: u32,
@@ -226,6 +284,34 @@ fn open(dir: &SegmentDir, bus: &str, path: &Path, write: bool) -> Result<OwnedFd
         } else {
             io_error("open", path, e)
         }
+    })
+}
+
+/// Opens an object that has at least a header of `head` bytes.
+fn open_object(
+    dir: &SegmentDir,
+    bus: &str,
+    path: &Path,
+    write: bool,
+    head: usize,
+) -> Result<(OwnedFd, space::ObjectStat), AttachError> {
+    let fd = open(dir, bus, path, write)?;
+    let stat = space::stat(fd.as_fd()).map_err(|e| io_error("stat", path, e))?;
+    if write {
+        check_owner(path, &stat)?;
+    }
+    check_len(path, head as u64, stat.len)?;
+    Ok((fd, stat))
+}
+
+fn check_len(path: &Path, expected: u64, found: u64) -> Result<(), AttachError> {
+    if found >= expected {
+        return Ok(());
+    }
+    Err(AttachError::Truncated {
+        path: path.to_path_buf(),
+        expected,
+        found,
     })
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use super::{Geometry, Version, allocate, check_bus_name, check_owner, io_error, open};
+use super::{Geometry, Preamble, allocate, check_bus_name, check_len, io_error, open_object};
 use crate::error::{AttachError, BusFull, Corrupt};
 use crate::layout::PAGES_MAGIC;
 use crate::layout::page::{BLOCK_HEADER, BlockHeader, BlockRef, DirectoryEntry};
@@ -220,43 +220,17 @@ impl Pages {
     pub fn open(dir: &SegmentDir, bus: &str, write: bool) -> Result<Pages, AttachError> {
         check_bus_name(bus)?;
         let path = dir.object(bus, "pages");
-        let fd = open(dir, bus, &path, write)?;
-        let stat = space::stat(fd.as_fd()).map_err(|e| io_error("stat", &path, e))?;
-        if write {
-            check_owner(&path, &stat)?;
-        }
+        let head = size_of::<PagesHeader>();
+        let (fd, _) = open_object(dir, bus, &path, write, head)?;
         step("open.stat");
-        let head = size_of::<PagesHeader>() as u64;
-        if stat.len < head {
-            return Err(AttachError::Truncated {
-                path,
-                expected: head,
-                found: stat.len,
-            });
-        }
-        let probe = Mapping::new(fd.as_fd(), head as usize, false)
-            .map_err(|e| io_error("map", &path, e))?;
+        let probe = Mapping::new(fd.as_fd(), head, false).map_err(|e| io_error("map", &path, e))?;
         // SAFETY: 4096 bytes are mapped and backed (length checked), all fields are atomics.
         let h = unsafe { &*probe.base().cast::<PagesHeader>() };
-        let version = Version {
-            magic: h.magic.load(Ordering::Relaxed),
-            major: h.layout_major.load(Ordering::Relaxed),
-            minor: h.layout_minor.load(Ordering::Relaxed),
-            hash: h.layout_hash.load(Ordering::Relaxed),
-            features: h.features.load(Ordering::Relaxed),
-            state: h.state.load(Ordering::Acquire),
-        };
-        version.check(bus, &path, PAGES_MAGIC)?;
+        Preamble::from(h).version().check(bus, &path, PAGES_MAGIC)?;
         let len = h.len.load(Ordering::Acquire);
         // Asked again: the bus may have grown since, and the object does so ahead of its header.
         let stat = space::stat(fd.as_fd()).map_err(|e| io_error("stat", &path, e))?;
-        if stat.len < len {
-            return Err(AttachError::Truncated {
-                path,
-                expected: len,
-                found: stat.len,
-            });
-        }
+        check_len(&path, len, stat.len)?;
         let geometry = Geometry::read(h, stat.len)?;
         if len < geometry.arena_at {
             return Err(Corrupt {
