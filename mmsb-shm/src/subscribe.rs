@@ -407,10 +407,11 @@ impl Follower {
             for lsn in ahead.by_ref().take(taken.slots as usize) {
                 prefetch_read(ring.slot(lsn));
             }
-            match delta(pages, clock, at, end, &taken.head, taken.body) {
-                Ok(delta) => f(&delta),
+            let delta = match delta(pages, clock, at, end, &taken.head, taken.body) {
+                Ok(delta) => delta,
                 Err(corrupt) => break corrupt,
-            }
+            };
+            f(&delta);
             (at, rest, count) = (at + taken.slots, taken.rest, count + 1);
             if at == end {
                 self.position = end;
@@ -423,6 +424,8 @@ impl Follower {
     }
 
     /// What stood at the position is overwritten, or so the floor says: goes on near the end of the ring.
+    #[cold]
+    #[inline(never)]
     fn lapped(&mut self, ring: &Ring<'_>) -> Result<Polled, Corrupt> {
         let from = self.position;
         // Acquire (R2): with the floor comes the `published` that allowed it, which is no less.
