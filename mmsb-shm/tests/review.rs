@@ -1034,3 +1034,46 @@ fn who_leaves_is_counted_once() {
         }
     });
 }
+
+#[test]
+fn a_group_waits_for_each_of_its_pages_ahead_of_its_claim() {
+    let bus = bus();
+    let a = bus.join("a", 100);
+    let ids = [0, 1].map(|_| a.create_page(&page(8)).unwrap());
+    let pages = ids.map(|id| bus.core.pages.resolve(id).unwrap());
+    for held in [0, 1] {
+        let (parked, is_parked) = channel();
+        let (go_on, gone_on) = channel();
+        std::thread::scope(|scope| {
+            let b = bus.join("b", 1000);
+            let core = Arc::clone(&bus.core);
+            let writer = scope.spawn(move || {
+                let page = core.pages.resolve(ids[held]).unwrap();
+                arm("commit.locked", 0, Action::Park(parked, gone_on));
+                b.patch(&page, 0, &[1; 8]).unwrap();
+            });
+            let go_on = go_on;
+            is_parked.recv().unwrap();
+            let end = bus.core.pages.end_lsn();
+            let changes = [0, 1].map(|i| Change::Patch {
+                page: &pages[i],
+                offset: 0,
+                bytes: &[7; 8],
+            });
+            for transaction in [false, true] {
+                let options = Options {
+                    transaction,
+                    ..Options::default()
+                };
+                let refused = a.commit(&changes, &options);
+                assert!(
+                    matches!(refused, Err(PageError::Timeout { .. })),
+                    "{refused:?}"
+                );
+            }
+            assert_eq!(bus.core.pages.end_lsn(), end, "something was claimed");
+            go_on.send(()).unwrap();
+            writer.join().unwrap();
+        });
+    }
+}

@@ -18,6 +18,9 @@ use crate::ring::load_lsn;
 use crate::sync::{Ordering, fence};
 use crate::testing::step;
 
+/// Rounds of a wait for room that only yield; from then on it sleeps, and is content with what it needs.
+const PATIENCE: u32 = 64;
+
 /// What keeps the floor where it is.
 enum Blocker {
     /// Nothing: there is room.
@@ -45,53 +48,70 @@ impl Participant {
             // The record may need padding ahead of it.
             let room = ring.len() - (guess.tail & (ring.len() - 1));
             let need = guess.tail + if slots > room { room + slots } else { slots };
-            if load_lsn(ring.limit, Ordering::Acquire) >= need {
+            // Who had to wait once waits a moment for more: room for one record at a time would make it and the follower in
+            // its way fetch each other's lines for every record.
+            let patient = (1..PATIENCE).contains(&rounds) && self.config.on_full != OnFull::Fail;
+            let wanted = if patient { need + ring.len() / 8 } else { need };
+            let has = |wanted| load_lsn(ring.limit, Ordering::Acquire) >= wanted;
+            if has(wanted) {
                 return Ok(());
             }
-            let blocker = self.move_limit(need)?;
-            let (who, lsn) = match blocker {
-                Blocker::None if ring.limit.load(Ordering::Acquire) >= need => return Ok(()),
-                Blocker::None => {
-                    // Everything up to the end is committed and applied, and still there is no room.
-                    return Err(Corrupt {
-                        what: "claim limit",
-                        offset: ring.limit.load(Ordering::Acquire),
-                    }
-                    .into());
-                }
-                Blocker::Writer { index, lsn } => (
-                    format!("unfinished commit of {}", self.core.describe(index)),
-                    lsn,
-                ),
-                Blocker::Cursor { index, lsn } => (
-                    format!("gating cursor of {}", self.core.describe(index)),
-                    lsn,
-                ),
-                Blocker::Mover { index, lsn } => (
-                    format!("limit lock, held by {},", self.core.describe(index)),
-                    lsn,
-                ),
-                Blocker::Hole { lsn } => ("an unclaimed slot (corrupt?)".into(), lsn),
-            };
+            let blocker = self.move_limit(wanted)?;
+            if has(wanted) {
+                return Ok(());
+            }
             let waited = begin.elapsed();
             if rounds > 0 && (self.config.on_full == OnFull::Fail || waited >= self.config.timeout)
             {
-                return Err(PageError::Backpressure {
-                    blocker: who,
-                    lsn,
-                    waited,
-                });
+                if has(need) {
+                    return Ok(());
+                }
+                return Err(self.no_room(blocker, waited));
+            }
+            if let Blocker::None = blocker {
+                // Everything up to the end is committed and applied, and still there is no room.
+                return Err(self.no_room(blocker, waited));
             }
             if rounds == 0 {
                 Self::bump(&self.slot().waits, 1);
             }
             rounds += 1;
             // Subscribers do not wake writers: a poll this seldom costs little, and a full ring is no hot path.
-            if rounds < 64 {
+            if rounds < PATIENCE {
                 std::thread::yield_now();
             } else {
                 std::thread::sleep(Duration::from_micros(if rounds < 256 { 50 } else { 500 }));
             }
+        }
+    }
+
+    fn no_room(&self, blocker: Blocker, waited: Duration) -> PageError {
+        let (blocker, lsn) = match blocker {
+            Blocker::None => {
+                return Corrupt {
+                    what: "claim limit",
+                    offset: load_lsn(self.ring().limit, Ordering::Acquire),
+                }
+                .into();
+            }
+            Blocker::Writer { index, lsn } => (
+                format!("unfinished commit of {}", self.core.describe(index)),
+                lsn,
+            ),
+            Blocker::Cursor { index, lsn } => (
+                format!("gating cursor of {}", self.core.describe(index)),
+                lsn,
+            ),
+            Blocker::Mover { index, lsn } => (
+                format!("limit lock, held by {},", self.core.describe(index)),
+                lsn,
+            ),
+            Blocker::Hole { lsn } => ("an unclaimed slot (corrupt?)".into(), lsn),
+        };
+        PageError::Backpressure {
+            blocker,
+            lsn,
+            waited,
         }
     }
 
