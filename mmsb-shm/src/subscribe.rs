@@ -407,9 +407,8 @@ impl Follower {
             for lsn in ahead.by_ref().take(taken.slots as usize) {
                 prefetch_read(ring.slot(lsn));
             }
-            let delta = match delta(pages, clock, at, end, &taken.head, taken.body) {
-                Ok(delta) => delta,
-                Err(corrupt) => break corrupt,
+            let Some(delta) = delta(pages, clock, at, end, &taken.head, taken.body) else {
+                break bad("record");
             };
             f(&delta);
             (at, rest, count) = (at + taken.slots, taken.rest, count + 1);
@@ -541,7 +540,7 @@ impl Clock {
     }
 }
 
-/// The delta of the record at `at`.
+/// The delta of the record at `at`. `None`: no writer makes such a record.
 #[inline(always)]
 fn delta<'a>(
     pages: &Pages,
@@ -550,14 +549,10 @@ fn delta<'a>(
     group_end: u64,
     head: &RecordHead,
     body: &'a [u8],
-) -> Result<Delta<'a>, Corrupt> {
-    let bad = Corrupt {
-        what: "record",
-        offset: at,
-    };
-    let kind = Kind::from_byte(head.kind).ok_or(bad)?;
-    let parts = record::parts(head, body).ok_or(bad)?;
-    Ok(Delta {
+) -> Option<Delta<'a>> {
+    let kind = Kind::from_byte(head.kind)?;
+    let parts = record::parts(head, body)?;
+    Some(Delta {
         lsn: at,
         group_end,
         page: PageId {

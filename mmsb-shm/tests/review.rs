@@ -1077,3 +1077,37 @@ fn a_group_waits_for_each_of_its_pages_ahead_of_its_claim() {
         });
     }
 }
+
+#[test]
+fn a_cut_that_a_transaction_overtakes_is_taken_again() {
+    let bus = bus();
+    let a = bus.join("a", 1000);
+    let ids = [0, 1].map(|_| a.create_page(&page(8)).unwrap());
+    let (copied, has_copied) = channel();
+    let (go_on, gone_on) = channel();
+    std::thread::scope(|scope| {
+        let core = Arc::clone(&bus.core);
+        let reader = scope.spawn(move || {
+            let pages = ids.map(|id| core.pages.resolve(id).unwrap());
+            // The first page is copied, the second one is not.
+            arm("cut.copied_one", 0, Action::Park(copied, gone_on));
+            core.pages.observe_cut(&pages).unwrap()
+        });
+        let go_on = go_on;
+        has_copied.recv().unwrap();
+        let pages = ids.map(|id| bus.core.pages.resolve(id).unwrap());
+        let changes = [0, 1].map(|i| Change::Patch {
+            page: &pages[i],
+            offset: 0,
+            bytes: &[7; 8],
+        });
+        let options = Options {
+            transaction: true,
+            ..Options::default()
+        };
+        a.commit(&changes, &options).unwrap();
+        go_on.send(()).unwrap();
+        let cut = reader.join().unwrap();
+        assert!(cut.iter().all(|(bytes, _)| bytes == &[7; 8]), "{cut:?}");
+    });
+}
