@@ -269,7 +269,7 @@ impl Bus {
     /// [`PageError::WrongSize`] or [`PageError::WrongSchema`] if a page of this name exists and differs;
     /// [`PageError::BadName`] for a `spec` without a name; otherwise as [`Bus::create_page`].
     pub fn open_or_create_page(&self, spec: PageSpec) -> Result<Page<'_>> {
-        let new = spec.into_new();
+        let new = spec.new;
         if new.cold.name.is_empty() {
             return Err(PageError::BadName {
                 name: String::new(),

@@ -79,10 +79,6 @@ impl PageSpec {
         self.new.cold.meta.push((key.to_owned(), value.to_owned()));
         self
     }
-
-    pub(crate) fn into_new(self) -> NewPage {
-        self.new
-    }
 }
 
 /// A page, looked up: reads and writes it as one participant.

@@ -46,6 +46,9 @@ impl Drop for NoUnwind {
     }
 }
 
+/// Slots from the end of a record to the one that is asked for ahead of time.
+const PREFETCH_AHEAD: u64 = 8;
+
 /// How a page's owner word is held for one commit.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entered {
@@ -155,7 +158,8 @@ impl Participant {
         step("commit.written");
         let ring = self.ring();
         ring.publish(lsn, slots, self.me);
-        prefetch_write(ring.slot(lsn + u64::from(slots) + 8));
+        // A slot that nobody polls yet comes over while others are written (docs/decisions/0005).
+        prefetch_write(ring.slot(lsn + u64::from(slots) + PREFETCH_AHEAD));
         step("commit.ready");
     }
 

@@ -84,9 +84,7 @@ impl Participant {
                 }
                 Ok(()) => self.commit_run_locked(run),
             };
-            if !self.is_stranded() {
-                self.leave_page(index, word, entered);
-            }
+            self.leave_unless_stranded(index, entered);
             match attempt? {
                 Attempt::Done(receipt, bytes) => {
                     self.finish(run.changes.len() as u64, bytes);

@@ -88,6 +88,11 @@ pub(crate) struct Guess {
 }
 
 impl Guess {
+    /// Moves the tail past what others claimed, or may have.
+    pub(crate) fn move_to(&mut self, tail: u64) {
+        (self.tail, self.since) = (tail, tail);
+    }
+
     /// Between two commits all of this is READY, or padding.
     pub(crate) fn own(&self) -> Range<u64> {
         self.since..self.tail
@@ -210,28 +215,20 @@ impl<'a> Ring<'a> {
 
     /// Moves the guess over one record of somebody else, or back into the ring if it was lapped.
     fn hop(&self, guess: &mut Guess) -> Hop {
-        let hop = self.hop_tail(guess);
-        if let Hop::On = hop {
-            guess.since = guess.tail;
-        }
-        hop
-    }
-
-    fn hop_tail(&self, guess: &mut Guess) -> Hop {
         match self.look(guess.tail) {
             Seen::Nothing => Hop::End,
             Seen::Claimed(s) | Seen::Ready(s) | Seen::Padding(s) => {
-                guess.tail = guess.tail.wrapping_add(s.slots().into());
+                guess.move_to(guess.tail.wrapping_add(s.slots().into()));
                 // Relaxed: a hint; every boundary ever stored there is one for ever.
                 let hint = load_lsn(self.tail_hint, Ordering::Relaxed);
                 if hint > guess.tail && self.is_near(hint) {
-                    guess.tail = hint;
+                    guess.move_to(hint);
                 }
                 Hop::On
             }
             Seen::Lapped => {
                 let before = guess.tail;
-                guess.tail = self.recent_boundary();
+                guess.move_to(self.recent_boundary());
                 if guess.tail > before {
                     Hop::On
                 } else {
