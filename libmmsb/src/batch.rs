@@ -168,7 +168,11 @@ impl<'a> Batch<'a> {
     }
 
     fn commit_now(&self, changes: &[Change<'_>], options: &Options) -> Result<Receipt> {
-        Ok(self.bus.participant().commit(changes, options)?)
+        let receipt = self.bus.participant().commit(changes, options)?;
+        if receipt.last != 0 {
+            self.bus.settle(receipt.last)?;
+        }
+        Ok(receipt)
     }
 
     #[cold]

@@ -1,6 +1,6 @@
 //! A bus as its participants see it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,10 +17,12 @@ use crate::Observer;
 use crate::batch::Batch;
 use crate::builder::BusBuilder;
 use crate::delta::PageImage;
+use crate::durability::{Durability, LogStatus};
 use crate::error::{Error, Result, timed_out};
 use crate::page::{Page, PageSpec};
 use crate::stats::{BusInfo, Stats};
 use crate::subscription::SubscribeBuilder;
+use crate::supervisor::Supervisor;
 use crate::transaction::{self, Transaction};
 
 /// A bus, attached: one participant, for one thread.
@@ -49,6 +51,10 @@ use crate::transaction::{self, Transaction};
 /// ```
 pub struct Bus {
     participant: Participant,
+    /// What its writes wait for.
+    durability: Cell<Durability>,
+    /// Who writes the log, if this handle does.
+    supervisor: Option<Arc<Supervisor>>,
     /// For typed reads of values too large for the stack.
     pub(crate) scratch: RefCell<Vec<u8>>,
 }
@@ -146,9 +152,17 @@ impl Bus {
         list(&SegmentDir::at(dir.as_ref()))
     }
 
-    pub(crate) fn join(core: Arc<Core>, config: ParticipantConfig) -> Result<Bus> {
+    pub(crate) fn join(
+        core: Arc<Core>,
+        config: ParticipantConfig,
+        durability: Option<Durability>,
+    ) -> Result<Bus> {
+        let durability =
+            durability.unwrap_or_else(|| Durability::from_word(core.pages.default_durability()));
         Ok(Bus {
             participant: Participant::join(core, config)?,
+            durability: Cell::new(durability),
+            supervisor: None,
             scratch: RefCell::new(Vec::new()),
         })
     }
@@ -175,7 +189,10 @@ impl Bus {
             name: source.to_owned(),
             ..self.participant.config().clone()
         };
-        Bus::join(Arc::clone(self.core()), config)
+        let durability = Some(self.durability.get());
+        let mut bus = Bus::join(Arc::clone(self.core()), config, durability)?;
+        bus.supervisor = self.supervisor.clone();
+        Ok(bus)
     }
 
     /// The participant, for what this crate does not wrap.
@@ -242,6 +259,7 @@ impl Bus {
     /// [`PageError::Full`]. Nothing is left behind. A death in the middle leaves the page either made or not.
     pub fn create_page(&self, spec: PageSpec) -> Result<Page<'_>> {
         let id = self.participant.create_page(&spec.new)?;
+        self.settle_last()?;
         self.page_by_id(id)
     }
 
@@ -297,7 +315,10 @@ impl Bus {
                 Err(e) => return Err(e),
             }
             match self.participant.create_page(&new) {
-                Ok(id) => return self.page_by_id(id),
+                Ok(id) => {
+                    self.settle_last()?;
+                    return self.page_by_id(id);
+                }
                 // Somebody was quicker.
                 Err(PageError::NameTaken(_)) => {}
                 Err(e) => return Err(e.into()),
@@ -310,7 +331,8 @@ impl Bus {
     /// # Errors
     /// [`PageError::PageGone`] if it is gone already; [`PageError::Timeout`], [`PageError::Backpressure`].
     pub fn destroy(&self, id: PageId) -> Result<()> {
-        Ok(self.participant.destroy_page(id)?)
+        self.participant.destroy_page(id)?;
+        self.settle_last()
     }
 
     /// Gives a page another name; an empty one takes its name away.
@@ -318,10 +340,11 @@ impl Bus {
     /// # Errors
     /// [`PageError::NameTaken`], [`PageError::BadName`], [`PageError::PageGone`].
     pub fn rename(&self, id: PageId, name: &str) -> Result<()> {
-        Ok(self.participant.describe_page(id, |mut cold| {
+        self.participant.describe_page(id, |mut cold| {
             cold.name = name.to_owned();
             cold
-        })?)
+        })?;
+        self.settle_last()
     }
 
     /// Says what the bytes of a page mean.
@@ -339,11 +362,12 @@ impl Bus {
             }
             .into());
         }
-        Ok(self.participant.describe_page(id, |mut cold| {
+        self.participant.describe_page(id, |mut cold| {
             cold.schema = schema.encode();
             cold.schema_hash = schema.hash();
             cold
-        })?)
+        })?;
+        self.settle_last()
     }
 
     /// Sets metadata of a page; other keys stay. An empty value removes its key.
@@ -351,7 +375,7 @@ impl Bus {
     /// # Errors
     /// [`PageError::TooLong`], [`PageError::PageGone`].
     pub fn set_meta(&self, id: PageId, meta: &[(&str, &str)]) -> Result<()> {
-        Ok(self.participant.describe_page(id, |mut cold| {
+        self.participant.describe_page(id, |mut cold| {
             for (key, value) in meta {
                 cold.meta.retain(|(k, _)| k != key);
                 if !value.is_empty() {
@@ -359,7 +383,8 @@ impl Bus {
                 }
             }
             cold
-        })?)
+        })?;
+        self.settle_last()
     }
 
     /// All that is known about a page beside its bytes.
@@ -514,6 +539,127 @@ impl Bus {
         self.shared().end_lsn()
     }
 
+    /// What the writes of this handle wait for from here on.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir_in("/dev/shm")?;
+    /// # let log = tempfile::tempdir()?;
+    /// use mmsb::{Bus, Durability, PageSpec};
+    ///
+    /// let bus = Bus::builder("orders").dir(dir.path()).durable(log.path()).open_or_create()?;
+    /// let page = bus.create_page(PageSpec::of::<u64>())?;
+    /// page.set(&1u64)?; // volatile: survives every process, not a reboot
+    /// bus.set_durability(Durability::Synced);
+    /// let lsn = page.set(&2u64)?; // on disk when this returns
+    /// assert!(bus.durable_lsn() > lsn);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_durability(&self, durability: Durability) {
+        self.durability.set(durability);
+    }
+
+    /// What the writes of this handle wait for.
+    pub fn durability(&self) -> Durability {
+        self.durability.get()
+    }
+
+    /// Runs `f`, whose writes through this handle have another durability than the others.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir_in("/dev/shm")?;
+    /// # let log = tempfile::tempdir()?;
+    /// # use mmsb::{Bus, Durability, PageSpec};
+    /// # let bus = Bus::builder("orders").dir(dir.path()).durable(log.path()).open_or_create()?;
+    /// # let page = bus.create_page(PageSpec::of::<u64>())?;
+    /// let lsn = bus.with_durability(Durability::Synced, || page.set(&7u64))?;
+    /// assert!(bus.durable_lsn() > lsn);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_durability<R>(&self, durability: Durability, f: impl FnOnce() -> R) -> R {
+        struct Back<'a>(&'a Cell<Durability>, Durability);
+        impl Drop for Back<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1);
+            }
+        }
+        let _back = Back(&self.durability, self.durability.replace(durability));
+        f()
+    }
+
+    /// Sets the durability of writers that say nothing themselves: of those who attach from now on.
+    pub fn set_default_durability(&self, durability: Durability) {
+        self.shared().set_default_durability(durability.to_word());
+    }
+
+    /// Everything ahead of this LSN is on disk; 0: the bus has no log.
+    pub fn durable_lsn(&self) -> u64 {
+        self.shared().durable_lsn()
+    }
+
+    /// Waits until the delta at `lsn`, and everything ahead of it, is on disk. It is written at once, not at the end of the
+    /// interval.
+    ///
+    /// # Errors
+    /// [`PageError::NotDurable`]: it is committed and visible all the same, so nobody should write it again.
+    pub fn wait_durable(&self, lsn: u64, timeout: Duration) -> Result<()> {
+        Ok(self.participant.wait_durable(lsn, timeout)?)
+    }
+
+    /// How the log of the bus is.
+    pub fn log_status(&self) -> LogStatus {
+        LogStatus::of(self.shared(), Some(self.core().is_supervised()))
+    }
+
+    /// The supervisor of this process, if the bus was opened with [`BusBuilder::durable`](crate::BusBuilder::durable).
+    pub fn supervisor(&self) -> Option<&Supervisor> {
+        self.supervisor.as_deref()
+    }
+
+    pub(crate) fn set_supervisor(&mut self, supervisor: Supervisor) {
+        self.supervisor = Some(Arc::new(supervisor));
+    }
+
+    /// Does for the delta at `lsn` what its durability asks for.
+    #[inline(always)]
+    pub(crate) fn settle(&self, lsn: u64) -> Result<u64> {
+        match self.durability.get() {
+            Durability::Volatile => Ok(lsn),
+            durability => self.settle_slow(lsn, durability),
+        }
+    }
+
+    #[inline(never)]
+    fn settle_slow(&self, lsn: u64, durability: Durability) -> Result<u64> {
+        match durability {
+            Durability::Volatile => {}
+            Durability::Buffered(age) => self.participant.want_flush_within(age),
+            Durability::Synced => {
+                let timeout = self.participant.config().timeout;
+                self.participant.wait_durable(lsn, timeout)?;
+            }
+        }
+        Ok(lsn)
+    }
+
+    #[inline]
+    pub(crate) fn settle_update<R>(
+        &self,
+        done: (R, Option<Receipt>),
+    ) -> Result<(R, Option<Receipt>)> {
+        if let Some(receipt) = &done.1 {
+            self.settle(receipt.last)?;
+        }
+        Ok(done)
+    }
+
+    /// The same for a delta of which nobody said the LSN: for whatever this handle committed last.
+    fn settle_last(&self) -> Result<()> {
+        if self.durability.get() != Durability::Volatile {
+            self.settle(self.participant.committed_end().saturating_sub(1))?;
+        }
+        Ok(())
+    }
+
     /// Name of a source, from the number that deltas carry.
     pub fn source_name(&self, source: u16) -> Option<String> {
         self.shared().source_name(source)
@@ -526,6 +672,20 @@ impl Bus {
 
     /// Leaves the bus. Dropping does the same.
     pub fn detach(self) {}
+
+    /// Leaves the bus, and ends its [supervisor](Bus::supervisor) if no other handle of this process has it: writes what is
+    /// in the ring and seals the log. Dropping does the same and cannot say what went wrong.
+    ///
+    /// # Errors
+    /// [`Error::Supervisor`] with the log's failure, if not everything could be written.
+    pub fn close(mut self) -> Result<()> {
+        let supervisor = self.supervisor.take();
+        drop(self);
+        match supervisor.map(Arc::try_unwrap) {
+            Some(Ok(supervisor)) => supervisor.stop(),
+            _ => Ok(()),
+        }
+    }
 
     /// Waits until everything ahead of `end` is applied, finishing the work of the dead.
     pub(crate) fn wait_applied(&self, end: u64, timeout: Duration) -> Result<()> {

@@ -5,6 +5,11 @@ use std::fmt;
 use mmsb_shm::schema::SchemaError;
 use mmsb_shm::{AttachError, BusFull, Corrupt, PageError, PageId};
 
+use crate::checkpoint::CheckpointError;
+use crate::history::HistoryError;
+use crate::state::StateError;
+use crate::tlog::LogError;
+
 /// Result of a fallible operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -60,6 +65,34 @@ pub enum Error {
     /// The closure of a transaction gave up, see [`Error::abort`].
     #[error("aborted: {0}")]
     Aborted(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The files of a log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Replaying a log.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The past of a bus.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// What the supervisor's thread reported.
+    #[error("{0}")]
+    Supervisor(String),
+    /// An LSN of an incarnation of the bus that was given up when it was rebuilt: from `fork_lsn` on its deltas are void.
+    #[error(
+        "LSN {lsn} of incarnation {incarnation} is beyond LSN {fork_lsn}, where the next one began; read the pages anew and \
+         go on from there"
+    )]
+    Diverged {
+        /// What was asked for.
+        lsn: u64,
+        /// Of which incarnation.
+        incarnation: u64,
+        /// Where the next one began.
+        fork_lsn: u64,
+    },
     /// A system call outside shared memory failed.
     #[error("{what}: {source}")]
     Io {
@@ -93,6 +126,11 @@ impl Error {
             Error::Attach(AttachError::Missing { .. })
                 | Error::Page(PageError::NoSuchName(_) | PageError::PageGone(_))
         )
+    }
+
+    /// The delta is committed and visible, and not on disk: nobody should write it again.
+    pub fn is_not_durable(&self) -> bool {
+        matches!(self, Error::Page(PageError::NotDurable { .. }))
     }
 
     /// The page was destroyed (or the id never named one).

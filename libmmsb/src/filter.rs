@@ -51,6 +51,8 @@ pub(crate) struct Tracker {
     /// Pages whose image is due, ahead of everything else.
     due: VecDeque<PageId>,
     events: VecDeque<Event>,
+    /// Content of the swap at this LSN, from the log.
+    logged: Option<(u64, Vec<u8>)>,
     /// What went wrong while a record was looked at.
     error: Option<PageError>,
     pub(crate) deltas: u64,
@@ -71,6 +73,7 @@ impl Tracker {
             held: HashMap::new(),
             due: VecDeque::new(),
             events: VecDeque::new(),
+            logged: None,
             error: None,
             deltas: 0,
             images_delivered: 0,
@@ -108,6 +111,35 @@ impl Tracker {
         }
         self.known.extend(present);
         Ok(())
+    }
+
+    /// The prefix asked for, if it is one.
+    pub(crate) fn prefix(&self) -> Option<&str> {
+        match &self.filter {
+            Filter::Prefix(prefix) => Some(prefix),
+            _ => None,
+        }
+    }
+
+    /// Says which pages the filter covers where following starts; `None`: those that were named, if any.
+    pub(crate) fn begin_with(&mut self, pages: Option<Vec<PageId>>) {
+        match (pages, &self.filter) {
+            (Some(pages), _) => self.known.extend(pages),
+            (None, Filter::Pages(ids)) => self.known.extend(ids),
+            (None, _) => {}
+        }
+    }
+
+    /// A record from the log; `content`: what its swap gives to its page.
+    pub(crate) fn record_logged<R: Reader>(
+        &mut self,
+        reader: &R,
+        delta: &Delta<'_>,
+        content: Option<Vec<u8>>,
+    ) {
+        self.logged = content.map(|content| (delta.lsn, content));
+        self.record(reader, delta, &mut |_| false);
+        self.logged = None;
     }
 
     /// Tells of a gap.
@@ -296,7 +328,15 @@ impl Tracker {
                 }
                 self.deltas += 1;
                 let mut content = Vec::new();
-                if reader.shared().read_swapped(delta, &mut content)? {
+                let logged = self.logged.take().filter(|(lsn, _)| *lsn == delta.lsn);
+                let found = match logged {
+                    Some((_, logged)) => {
+                        content = logged;
+                        true
+                    }
+                    None => reader.shared().read_swapped(delta, &mut content)?,
+                };
+                if found {
                     let mut owned = OwnedDelta::of(delta);
                     owned.ranges.push((0, content));
                     self.events.push_back(Event::Delta(owned));
@@ -367,8 +407,10 @@ impl Tracker {
         let info = match reader.shared().info(id) {
             Ok(info) => PageInfo { cold, ..info },
             // Gone since; its end is a record too.
-            Err(PageError::PageGone(_)) if before => return Ok(()),
-            Err(PageError::PageGone(_)) => return Ok(()),
+            Err(PageError::PageGone(_)) => {
+                self.known.insert(id);
+                return Ok(());
+            }
             Err(e) => return Err(e),
         };
         if before {

@@ -76,19 +76,28 @@
 mod batch;
 mod builder;
 mod bus;
+mod catch_up;
+pub mod checkpoint;
 mod delta;
+mod durability;
 mod error;
 mod field;
 mod filter;
+pub mod history;
 mod inspect;
 mod loan;
 mod observer;
 mod page;
+pub mod playback;
 mod poll_fd;
+mod rebuild;
+pub mod state;
 mod stats;
 #[cfg(feature = "async")]
 mod stream;
 pub mod subscription;
+pub mod supervisor;
+pub mod tlog;
 mod transaction;
 
 pub use {
@@ -96,6 +105,7 @@ pub use {
     builder::BusBuilder,
     bus::Bus,
     delta::{Event, OwnedDelta, PageImage},
+    durability::{Durability, LogStatus},
     error::{Error, Result},
     field::FieldRef,
     inspect::Inspection,
@@ -107,8 +117,9 @@ pub use {
     transaction::Transaction,
 };
 
+pub use mmsb_shm::log::{LogCounter, LogState, WRITE_BUCKETS};
 pub use mmsb_shm::{
     AttachError, BusConfig, BusFull, Cold, Corrupt, Delta, Gap, Kind, Lease, Left, OnFull,
     PageError, PageId, PageInfo, PageVersion, Receipt, RingInfo, SourceInfo, WaitStrategy, Wreck,
-    WreckedPage, schema,
+    WreckedPage, schema, wire,
 };

@@ -3,6 +3,7 @@
 use bytemuck::AnyBitPattern;
 use mmsb_shm::{PageVersion, PinnedView};
 
+use crate::Bus;
 use crate::error::Result;
 
 /// A block to fill, and then to make the content of its page; from [`Page::loan`](crate::Page::loan).
@@ -10,12 +11,13 @@ use crate::error::Result;
 /// It derefs to the bytes of the page to be. Dropping it gives the block back unpublished; so does a crash.
 #[derive(Debug)]
 pub struct Loan<'p> {
+    bus: &'p Bus,
     inner: mmsb_shm::Loan<'p>,
 }
 
 impl<'p> Loan<'p> {
-    pub(crate) fn new(inner: mmsb_shm::Loan<'p>) -> Loan<'p> {
-        Loan { inner }
+    pub(crate) fn new(bus: &'p Bus, inner: mmsb_shm::Loan<'p>) -> Loan<'p> {
+        Loan { bus, inner }
     }
 
     /// Makes the block the content of its page: one delta, whatever the size. Returns the LSN.
@@ -31,7 +33,8 @@ impl<'p> Loan<'p> {
     /// # Errors
     /// As [`Loan::publish`].
     pub fn publish_caused(self, cause: u64) -> Result<u64> {
-        Ok(self.inner.publish(cause)?.last)
+        let lsn = self.inner.publish(cause)?.last;
+        self.bus.settle(lsn)
     }
 }
 

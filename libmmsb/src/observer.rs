@@ -14,6 +14,7 @@ use mmsb_shm::{
 
 use crate::bus::{all_pages_of, images, pages_of};
 use crate::delta::{Event, PageImage};
+use crate::durability::LogStatus;
 use crate::error::{Error, Result};
 use crate::field;
 use crate::filter::{Filter, Reader, Tracker};
@@ -88,6 +89,11 @@ impl Observer {
     /// The bus's counters of rare events, by name.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         counters(&self.pages)
+    }
+
+    /// How the log of the bus is. Whether somebody supervises it, an observer cannot tell.
+    pub fn log_status(&self) -> LogStatus {
+        LogStatus::of(&self.pages, None)
     }
 
     /// The ring in numbers.

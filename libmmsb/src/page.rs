@@ -386,7 +386,8 @@ impl<'b> Page<'b> {
     /// [`PageError::OutOfRange`]; as any write; [`PageError::DeltaTooLarge`] for a cell whose patch exceeds a record.
     #[inline]
     pub fn patch(&self, offset: usize, bytes: &[u8]) -> Result<u64> {
-        Ok(self.bus.participant().patch(&self.page, offset, bytes)?)
+        let lsn = self.bus.participant().patch(&self.page, offset, bytes)?;
+        self.bus.settle(lsn)
     }
 
     /// Overwrites several ranges as one delta, in whatever order they are given. Returns the LSN.
@@ -452,7 +453,8 @@ impl<'b> Page<'b> {
             cause,
             transaction: false,
         };
-        Ok(self.bus.participant().commit(&[change], &options)?.last)
+        let lsn = self.bus.participant().commit(&[change], &options)?.last;
+        self.bus.settle(lsn)
     }
 
     /// Stores one value that fills the page. Returns the LSN.
@@ -486,7 +488,8 @@ impl<'b> Page<'b> {
     /// # Errors
     /// As any write.
     pub fn update<R>(&self, f: impl FnMut(&mut [u8]) -> R) -> Result<(R, Option<Receipt>)> {
-        Ok(self.bus.participant().update(&self.page, 0, f)?)
+        let done = self.bus.participant().update(&self.page, 0, f)?;
+        self.bus.settle_update(done)
     }
 
     /// As [`Page::update`], on the page as one value.
@@ -530,7 +533,10 @@ impl<'b> Page<'b> {
     /// [`PageError::NotLoaned`] for a cell; [`PageError::Full`]; [`PageError::TooManyHeld`] at more than 16 at once;
     /// [`PageError::PageGone`].
     pub fn loan(&self) -> Result<Loan<'_>> {
-        Ok(Loan::new(self.bus.participant().loan(&self.page)?))
+        Ok(Loan::new(
+            self.bus,
+            self.bus.participant().loan(&self.page)?,
+        ))
     }
 
     /// Looks at the page's loaned block in place. It does not change while the view lives, even if the page moves on.
@@ -604,7 +610,8 @@ impl Caused<'_> {
     /// As [`Page::patch`].
     pub fn patch(&self, offset: usize, bytes: &[u8]) -> Result<u64> {
         let participant = self.page.bus.participant();
-        Ok(participant.patch_caused(&self.page.page, offset, bytes, self.cause)?)
+        let lsn = participant.patch_caused(&self.page.page, offset, bytes, self.cause)?;
+        self.page.bus.settle(lsn)
     }
 
     /// As [`Page::patch_many`].
@@ -639,6 +646,7 @@ impl Caused<'_> {
     /// As [`Page::update`].
     pub fn update<R>(&self, f: impl FnMut(&mut [u8]) -> R) -> Result<(R, Option<Receipt>)> {
         let participant = self.page.bus.participant();
-        Ok(participant.update(&self.page.page, self.cause, f)?)
+        let done = participant.update(&self.page.page, self.cause, f)?;
+        self.page.bus.settle_update(done)
     }
 }

@@ -14,6 +14,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mmsb_shm::{
@@ -21,8 +22,9 @@ use mmsb_shm::{
 };
 
 use crate::Bus;
+use crate::catch_up::CatchUp;
 use crate::delta::Event;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::{Filter, Reader, Tracker};
 use crate::poll_fd::Watch;
 
@@ -37,6 +39,18 @@ pub enum From {
     Now,
     /// With an image of each page, then every later delta of it, without gap or duplicate.
     Snapshot,
+    /// With the delta at this LSN, then every later one, without gap or duplicate: from the log as far as that goes, then
+    /// from the ring. The bus needs a log, and the subscription its [directory](SubscribeBuilder::log).
+    ///
+    /// LSNs compare within one incarnation of the bus ([`BusInfo::incarnation`](crate::BusInfo)). One of an earlier
+    /// incarnation is good up to where the next one began; beyond, [`Error::Diverged`] says where
+    /// that was.
+    Lsn {
+        /// Incarnation that the LSN is of.
+        incarnation: u64,
+        /// First delta wanted.
+        lsn: u64,
+    },
 }
 
 /// Settings of a subscription; from [`Bus::subscribe`].
@@ -48,6 +62,7 @@ pub struct SubscribeBuilder<'b> {
     gating: bool,
     resync: Option<bool>,
     strategy: WaitStrategy,
+    log: Option<PathBuf>,
 }
 
 impl<'b> SubscribeBuilder<'b> {
@@ -59,7 +74,14 @@ impl<'b> SubscribeBuilder<'b> {
             gating: false,
             resync: None,
             strategy: WaitStrategy::default(),
+            log: None,
         }
+    }
+
+    /// Directory of the log, for [`From::Lsn`]. Default: that of this process's supervisor.
+    pub fn log(mut self, dir: impl Into<PathBuf>) -> SubscribeBuilder<'b> {
+        self.log = Some(dir.into());
+        self
     }
 
     /// One page; called again, one page more.
@@ -117,6 +139,9 @@ impl<'b> SubscribeBuilder<'b> {
     /// taken; with [`From::Snapshot`], [`PageError::Timeout`] if a stopped writer leaves a committed delta unapplied.
     pub fn build(self) -> Result<Subscription<'b>> {
         let bus = self.bus;
+        if let From::Lsn { incarnation, lsn } = self.from {
+            return self.build_logged(incarnation, lsn);
+        }
         let images = self.resync.unwrap_or(self.from == From::Snapshot);
         let snapshot = self.from == From::Snapshot;
         if let Filter::Pages(ids) = &self.filter {
@@ -142,6 +167,34 @@ impl<'b> SubscribeBuilder<'b> {
             tracker,
             resync_to: None,
             watch: None,
+            catch_up: None,
+        })
+    }
+
+    /// With the log first.
+    fn build_logged(self, incarnation: u64, lsn: u64) -> Result<Subscription<'b>> {
+        let bus = self.bus;
+        let dir = self
+            .log
+            .or_else(|| bus.supervisor().map(|s| s.dir()))
+            .ok_or_else(|| {
+                Error::Supervisor(
+                    "to begin at an LSN, a subscription needs the directory of the log".into(),
+                )
+            })?;
+        let catch_up = CatchUp::new(bus, &dir, incarnation, lsn, self.gating)?;
+        // Nothing is polled from it before the log has been read to the end.
+        let mut follower = Follower::at(lsn);
+        follower.set_strategy(self.strategy);
+        let mut tracker = Tracker::new(self.filter, self.resync.unwrap_or(false));
+        tracker.begin_with(catch_up.pages_at(&dir, tracker.prefix())?);
+        Ok(Subscription {
+            bus,
+            follower,
+            tracker,
+            resync_to: None,
+            watch: None,
+            catch_up: Some(catch_up),
         })
     }
 }
@@ -212,6 +265,8 @@ pub struct Subscription<'b> {
     /// A gap was told of that ended here; its images wait until everything ahead is applied.
     resync_to: Option<u64>,
     pub(crate) watch: Option<Watch>,
+    /// The log comes first.
+    catch_up: Option<CatchUp>,
 }
 
 impl Reader for Bus {
@@ -290,6 +345,16 @@ impl Subscription<'_> {
     fn prepare(&mut self) -> Result<bool> {
         self.bus.participant().check_fork()?;
         self.tracker.take_error()?;
+        if let Some(catch_up) = &mut self.catch_up {
+            while !self.tracker.has_events() {
+                if catch_up.step(self.bus, &mut self.follower, &mut self.tracker)? {
+                    continue;
+                }
+                self.catch_up = None;
+                return Ok(self.tracker.has_events());
+            }
+            return Ok(true);
+        }
         if let Some(to) = self.resync_to {
             self.bus
                 .wait_applied(to, self.bus.participant().config().timeout)?;
@@ -381,7 +446,10 @@ impl Subscription<'_> {
 
     /// Whether something is to be delivered that is not in the ring.
     fn is_due(&self) -> bool {
-        self.resync_to.is_some() || self.tracker.has_due() || self.tracker.has_events()
+        self.catch_up.is_some()
+            || self.resync_to.is_some()
+            || self.tracker.has_due()
+            || self.tracker.has_events()
     }
 
     /// Nothing is left: lets the helper thread watch from here. True: something came meanwhile.
@@ -414,7 +482,7 @@ impl Subscription<'_> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if the kernel has no descriptor or thread to give.
+    /// [`Error::Io`] if the kernel has no descriptor or thread to give.
     pub fn pollable(&mut self) -> Result<BorrowedFd<'_>> {
         self.bus.participant().check_fork()?;
         if self.watch.as_ref().is_none_or(|w| !w.has_fd()) {
@@ -446,6 +514,7 @@ impl Subscription<'_> {
     pub fn position(&self) -> u64 {
         self.tracker
             .first_lsn()
+            .or_else(|| self.catch_up.as_ref().map(CatchUp::position))
             .unwrap_or_else(|| self.follower.position())
     }
 

@@ -317,6 +317,9 @@ pub(crate) fn run<R>(
         if !transaction.conflict {
             let result = result?;
             if let Some(receipt) = transaction.commit()? {
+                if receipt.last != 0 {
+                    bus.settle(receipt.last)?;
+                }
                 return Ok((result, receipt));
             }
         }

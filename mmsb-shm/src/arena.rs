@@ -262,6 +262,11 @@ impl Core {
                 return Use::Needed;
             }
         }
+        // Acquire: a swap is in the log before the log's place passes it (PROTOCOL C3).
+        let log = self.ctl.header().log_position.load(Ordering::Acquire);
+        if log != 0 && log <= published {
+            return Use::Needed;
+        }
         for cursor in self.ctl.cursors_used() {
             if cursor.owner.load(Ordering::Acquire) == 0
                 || cursor.gating.load(Ordering::Relaxed) == 0

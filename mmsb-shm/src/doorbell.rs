@@ -19,6 +19,8 @@
 
 use std::time::{Duration, Instant};
 
+#[cfg(not(loom))]
+use crate::sync::fence;
 use crate::sync::{AtomicU32, Ordering, heavy, light};
 #[cfg(not(loom))]
 use crate::sys::futex;
@@ -52,13 +54,14 @@ impl WaitStrategy {
     }
 }
 
-/// One round of the sleeper: the order that the argument above needs. `wait` is given what the word was before the flag
+/// One round of the sleeper: the order that the argument above needs. `barrier` is the sleeper's half of it. `wait` is given what the word was before the flag
 /// was set, and whether the heavy barrier worked; it must not block once the word is another. Returns what `ready` said
 /// last.
 pub(crate) fn sleep_once(
     word: &AtomicU32,
     flags: &AtomicU32,
     mask: u32,
+    barrier: impl Fn() -> bool,
     ready: &mut impl FnMut() -> bool,
     wait: impl FnOnce(u32, bool) -> bool,
 ) -> Slept {
@@ -66,7 +69,7 @@ pub(crate) fn sleep_once(
     let seen = word.load(Ordering::Acquire);
     // SeqCst: first half of the argument above.
     flags.fetch_or(mask, Ordering::SeqCst);
-    let barrier = heavy();
+    let barrier = barrier();
     if ready() {
         return Slept::Ready;
     }
@@ -85,6 +88,23 @@ pub(crate) enum Slept {
     Again,
     /// There is no time left.
     Expired,
+}
+
+/// A real fence in place of the heavy barrier, for sleepers whose wakers [look with one as well](is_asleep_fenced):
+/// where there are many sleepers and waking is no hot path. It interrupts nobody.
+#[cfg(not(loom))]
+fn fenced() -> bool {
+    fence(Ordering::SeqCst);
+    true
+}
+
+/// As [`is_asleep`], for sleepers that [sleep behind a fence](sleep_fenced).
+#[cfg(not(loom))]
+pub(crate) fn is_asleep_fenced(flags: &AtomicU32, mask: u32) -> bool {
+    // SeqCst fence: the condition was stored ahead of it, the flags are read behind it; the sleeper's fence is the other
+    // half.
+    fence(Ordering::SeqCst);
+    flags.load(Ordering::Relaxed) & mask != 0
 }
 
 /// Whether somebody may be asleep for `mask`: the waker's look, behind whatever made the condition true.
@@ -117,6 +137,30 @@ pub(crate) fn sleep(
     flags: &AtomicU32,
     mask: u32,
     deadline: Option<Instant>,
+    ready: impl FnMut() -> bool,
+) -> bool {
+    sleep_behind(heavy, word, flags, mask, deadline, ready)
+}
+
+/// As [`sleep`], for wakers that look with [`is_asleep_fenced`].
+#[cfg(not(loom))]
+pub(crate) fn sleep_fenced(
+    word: &AtomicU32,
+    flags: &AtomicU32,
+    mask: u32,
+    deadline: Option<Instant>,
+    ready: impl FnMut() -> bool,
+) -> bool {
+    sleep_behind(fenced, word, flags, mask, deadline, ready)
+}
+
+#[cfg(not(loom))]
+fn sleep_behind(
+    barrier: fn() -> bool,
+    word: &AtomicU32,
+    flags: &AtomicU32,
+    mask: u32,
+    deadline: Option<Instant>,
     mut ready: impl FnMut() -> bool,
 ) -> bool {
     let mut nap = FIRST_NAP;
@@ -140,7 +184,7 @@ pub(crate) fn sleep(
             }
             true
         };
-        match sleep_once(word, flags, mask, &mut ready, wait) {
+        match sleep_once(word, flags, mask, barrier, &mut ready, wait) {
             Slept::Ready => return true,
             Slept::Expired => return false,
             Slept::Again => {}

@@ -303,6 +303,20 @@ pub enum PageError {
         lsn: u64,
         /// How long the writer waited.
         waited: Duration,
+        /// It is the log that holds it, and nobody supervises the bus.
+        no_supervisor: bool,
+    },
+    /// The delta is committed and visible, and not on disk. Doing it again would apply it twice.
+    #[error(
+        "the delta at LSN {lsn} is committed but not on disk after {waited:?}: {why}; do not repeat it, wait for it again"
+    )]
+    NotDurable {
+        /// The delta.
+        lsn: u64,
+        /// What is in the way.
+        why: String,
+        /// How long the caller waited.
+        waited: Duration,
     },
     /// A living participant kept something locked for the whole time allowed.
     #[error(

@@ -36,6 +36,8 @@ mod blocks;
 mod commit;
 mod doorbell;
 mod hazard;
+#[cfg(not(loom))]
+pub mod log;
 #[cfg(all(test, loom))]
 mod loom_words;
 #[cfg(not(loom))]
@@ -47,6 +49,8 @@ pub mod participant;
 #[cfg(not(loom))]
 mod recovery;
 #[cfg(not(loom))]
+pub mod restore;
+#[cfg(not(loom))]
 pub mod segment;
 #[cfg(not(loom))]
 mod stats;
@@ -54,6 +58,8 @@ mod stats;
 mod subscribe;
 #[cfg(not(loom))]
 mod watch;
+#[cfg(not(loom))]
+pub mod wire;
 
 #[cfg(not(loom))]
 pub use {
@@ -69,6 +75,6 @@ pub use {
     recovery::{Left, Wreck, WreckedPage},
     segment::{BusConfig, Core, Geometry, Pages},
     stats::Counter,
-    subscribe::{Delta, Follower, Gap, Polled},
+    subscribe::{Clock, Delta, Follower, Gap, Polled},
     watch::{Ahead, sleep_until_news},
 };

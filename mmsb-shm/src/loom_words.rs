@@ -9,7 +9,7 @@ use crate::blocks;
 use crate::doorbell::{self, Slept};
 use crate::hazard;
 use crate::layout::page::BlockState;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, heavy};
 
 /// The kernel's futex: compares and blocks as one step. Its sleep has no time limit, so a lost wake-up is a deadlock,
 /// which loom reports.
@@ -59,11 +59,17 @@ impl Bell {
     fn sleep(&self, condition: usize) {
         let mut ready = || self.ready[condition].load(Ordering::Acquire) != 0;
         loop {
-            let slept =
-                doorbell::sleep_once(&self.word, &self.flags, STRIPE, &mut ready, |seen, _| {
+            let slept = doorbell::sleep_once(
+                &self.word,
+                &self.flags,
+                STRIPE,
+                heavy,
+                &mut ready,
+                |seen, _| {
                     self.futex.wait(&self.word, seen);
                     true
-                });
+                },
+            );
             match slept {
                 Slept::Ready => return,
                 Slept::Again => {}

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::copy;
 use crate::error::PageError;
-use crate::layout::ring::{Kind, RecordFlags};
+use crate::layout::ring::{Kind, RecordFlags, SLOT_BYTES};
 use crate::page::{Outcome, PageRef, PageVersion};
 use crate::participant::spin_until;
 use crate::ring::{Seen, load_lsn, record};
-use crate::segment::{Core, Pages};
+use crate::segment::{BusConfig, Core, Pages};
 use crate::sync::{Ordering, fence, relax};
+use crate::sys::space::ObjectStat;
 
 /// How often an observer tries before it says `Contended`.
 const TRIES: u32 = 20_000;
@@ -265,9 +266,10 @@ impl Pages {
         self.header().created_ns.load(Ordering::Relaxed)
     }
 
-    /// LSN of the first delta of the bus.
+    /// LSN of the first delta of this incarnation.
     pub fn first_lsn(&self) -> u64 {
-        self.ring().first_lsn()
+        // Relaxed: written before READY.
+        load_lsn(&self.header().fork_lsn, Ordering::Relaxed)
     }
 
     /// Bytes of `.pages` in use.
@@ -277,6 +279,24 @@ impl Pages {
 }
 
 impl Core {
+    /// What the bus was made for: enough to make another one like it.
+    pub fn config(&self) -> BusConfig {
+        let g = &self.pages.geometry;
+        // Without an answer of the kernel: for the owner alone.
+        let mode = |stat: std::io::Result<ObjectStat>| stat.map_or(0o600, |s| s.mode & 0o777);
+        BusConfig {
+            bytes_max: g.len_max,
+            pages_max: g.pages_max,
+            names_max: g.names_slots / 4,
+            ring_bytes: u64::from(g.ring_slots) * SLOT_BYTES,
+            participants_max: self.ctl.participants_max(),
+            cursors_max: self.ctl.cursors_max(),
+            sources_max: g.sources_max,
+            mode: mode(self.pages.stat()),
+            ctl_mode: mode(self.ctl.stat()),
+        }
+    }
+
     /// All subscriptions with a cursor.
     pub fn cursors(&self) -> Vec<CursorInfo> {
         let end = self.pages.end_lsn();

@@ -330,6 +330,23 @@ impl Participant {
     /// # Errors
     /// [`AttachError::TooManyParticipants`] when every slot belongs to a living participant.
     pub fn join(core: Arc<Core>, config: ParticipantConfig) -> Result<Participant, AttachError> {
+        let participant = Participant::join_silently(core, config)?;
+        let source = participant
+            .source_id(&participant.config.name)
+            .map_err(|e| match e {
+                PageError::Full(full) => AttachError::Full(full),
+                PageError::Corrupt(c) => AttachError::Corrupt(c),
+                other => AttachError::Recovery(other.to_string()),
+            })?;
+        participant.source.set(source);
+        Ok(participant)
+    }
+
+    /// As [`Participant::join`], without a number for its name, so without a record: for who commits nothing.
+    pub(crate) fn join_silently(
+        core: Arc<Core>,
+        config: ParticipantConfig,
+    ) -> Result<Participant, AttachError> {
         fork::install();
         barrier::register();
         let path = core.ctl.path().to_path_buf();
@@ -414,9 +431,8 @@ impl Participant {
         };
         core.pages.count(Counter::Joins, 1);
         let created_ns = core.pages.header().created_ns.load(Ordering::Relaxed);
-        let name = config.name.clone();
         let hot = Hot::new(&core, index);
-        let participant = Participant {
+        Ok(Participant {
             hot,
             core,
             fd: fd.keep(),
@@ -434,14 +450,7 @@ impl Participant {
             lease_count: Cell::new(0),
             pins: Cell::new(0),
             ties: RefCell::new(Vec::new()),
-        };
-        let source = participant.source_id(&name).map_err(|e| match e {
-            PageError::Full(full) => AttachError::Full(full),
-            PageError::Corrupt(c) => AttachError::Corrupt(c),
-            other => AttachError::Recovery(other.to_string()),
-        })?;
-        participant.source.set(source);
-        Ok(participant)
+        })
     }
 
     /// The bus.
@@ -821,6 +830,7 @@ pub(crate) enum Locked {
     Page(u32),
     Names,
     Growth,
+    Limit,
 }
 
 impl std::fmt::Display for Locked {
@@ -829,6 +839,7 @@ impl std::fmt::Display for Locked {
             Locked::Page(index) => write!(f, "page {index}"),
             Locked::Names => write!(f, "the name directory"),
             Locked::Growth => write!(f, "the growth of the bus"),
+            Locked::Limit => write!(f, "the claim limit of the ring"),
         }
     }
 }

@@ -407,7 +407,8 @@ impl Follower {
             for lsn in ahead.by_ref().take(taken.slots as usize) {
                 prefetch_read(ring.slot(lsn));
             }
-            let Some(delta) = delta(pages, clock, at, end, &taken.head, taken.body) else {
+            let clock = *clock.get_or_insert_with(|| Clock::read(pages));
+            let Some(delta) = delta(clock, at, end, &taken.head, taken.body) else {
                 break bad("record");
             };
             f(&delta);
@@ -487,6 +488,9 @@ impl Follower {
                     _ => self.waiting_since = Some((self.position, Instant::now())),
                 }
             }
+            if pages.is_abandoned() {
+                return Err(PageError::BusGone);
+            }
             if deadline.is_some_and(|d| Instant::now() >= d) {
                 return Ok(false);
             }
@@ -509,21 +513,28 @@ impl Follower {
 const LONG_GROUP: u64 = 16;
 
 /// What makes a record's time whole, read once for all that one poll delivers.
-#[derive(Clone, Copy)]
-struct Clock {
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
     created: u64,
     /// Now, in units since the bus was created.
     now: u64,
 }
 
 impl Clock {
+    /// For records of a bus created at `created_ns` that were all committed within 26 days of `near_ns` (both
+    /// CLOCK_REALTIME, ns).
+    #[inline]
+    pub fn new(created_ns: u64, near_ns: u64) -> Clock {
+        Clock {
+            created: created_ns,
+            now: near_ns.saturating_sub(created_ns) >> TIME_SHIFT,
+        }
+    }
+
     #[inline]
     fn read(pages: &Pages) -> Clock {
         let created = pages.header().created_ns.load(Ordering::Relaxed);
-        Clock {
-            created,
-            now: clock::coarse_realtime_ns().saturating_sub(created) >> TIME_SHIFT,
-        }
+        Clock::new(created, clock::coarse_realtime_ns())
     }
 
     /// The low 32 bits of a time count units of 2^20 ns since the bus was created; the rest follows from now, because
@@ -542,9 +553,8 @@ impl Clock {
 
 /// The delta of the record at `at`. `None`: no writer makes such a record.
 #[inline(always)]
-fn delta<'a>(
-    pages: &Pages,
-    clock: &mut Option<Clock>,
+pub(crate) fn delta<'a>(
+    clock: Clock,
     at: u64,
     group_end: u64,
     head: &RecordHead,
@@ -561,9 +571,7 @@ fn delta<'a>(
         },
         kind,
         source: head.source,
-        time_ns: clock
-            .get_or_insert_with(|| Clock::read(pages))
-            .full(head.time),
+        time_ns: clock.full(head.time),
         cause: parts.cause,
         transaction: head.flags & RecordFlags::TRANSACTION != 0,
         offset: head.offset,
@@ -704,6 +712,9 @@ impl Participant {
             }
             if follower.is_ready(pages) {
                 return Ok(true);
+            }
+            if pages.is_abandoned() {
+                return Err(PageError::BusGone);
             }
             self.look_at_claim(follower)?;
             if deadline.is_some_and(|d| Instant::now() >= d) {

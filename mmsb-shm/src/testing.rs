@@ -1,12 +1,14 @@
 //! Named crash steps. Only with the feature `testing`; otherwise `step` is empty and costs nothing.
 //!
 //! Every place at which the death of a process leaves a different state has a name. A test arms one of them for the
-//! calling thread, and the thread dies, stops or parks when it gets there for the n-th time.
+//! calling thread, or for whatever thread of the process gets there, and the thread dies, stops or parks when the step
+//! is passed for the n-th time.
 
-/// Passes a named step of the protocol.
+/// Passes a named step of the protocol. Public for the crates above, which have steps of their own.
 #[cfg(not(feature = "testing"))]
+#[doc(hidden)]
 #[inline(always)]
-pub(crate) fn step(_name: &'static str) {}
+pub fn step(_name: &'static str) {}
 
 #[cfg(feature = "testing")]
 pub use armed::*;
@@ -14,7 +16,9 @@ pub use armed::*;
 #[cfg(feature = "testing")]
 mod armed {
     use std::cell::RefCell;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc::{Receiver, Sender};
+    use std::sync::{Mutex, MutexGuard};
 
     /// What happens at an armed step.
     #[derive(Debug)]
@@ -36,6 +40,39 @@ mod armed {
     thread_local! {
         static ARMED: RefCell<Option<Armed>> = const { RefCell::new(None) };
         static TRACE: RefCell<Option<Vec<&'static str>>> = const { RefCell::new(None) };
+    }
+
+    /// Of all threads of the process.
+    struct Process {
+        armed: Option<Armed>,
+        trace: Option<Vec<&'static str>>,
+    }
+
+    /// Whether there is anything in `PROCESS`: threads that nobody watches do not meet at its lock.
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    static PROCESS: Mutex<Process> = Mutex::new(Process {
+        armed: None,
+        trace: None,
+    });
+
+    fn process() -> MutexGuard<'static, Process> {
+        // Relaxed: armed ahead of the threads that are to see it.
+        WATCHED.store(true, Ordering::Relaxed);
+        PROCESS.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// As [`arm`], for whichever thread of this process passes the step then.
+    pub fn arm_process(name: &str, skip: u64, action: Action) {
+        process().armed = Some(Armed {
+            name: name.to_owned(),
+            skip,
+            action,
+        });
+    }
+
+    /// From now on, notes the steps that any thread passes. Returns those noted since the last call.
+    pub fn trace_process() -> Vec<&'static str> {
+        process().trace.replace(Vec::new()).unwrap_or_default()
     }
 
     /// Arms the step `name` for this thread: it acts when the thread gets there after passing it `skip` times.
@@ -65,25 +102,34 @@ mod armed {
         )
     }
 
+    fn due(armed: &mut Option<Armed>, name: &str) -> Option<Action> {
+        let it = armed.as_mut()?;
+        if !it.name.is_empty() && it.name != name {
+            return None;
+        }
+        if it.skip > 0 {
+            it.skip -= 1;
+            return None;
+        }
+        armed.take().map(|armed| armed.action)
+    }
+
     /// Passes a named step of the protocol.
-    pub(crate) fn step(name: &'static str) {
+    #[doc(hidden)]
+    pub fn step(name: &'static str) {
         TRACE.with(|t| {
             if let Some(list) = t.borrow_mut().as_mut() {
                 list.push(name);
             }
         });
-        let action = ARMED.with(|a| {
-            let mut a = a.borrow_mut();
-            let armed = a.as_mut()?;
-            if !armed.name.is_empty() && armed.name != name {
-                return None;
+        let mut action = ARMED.with(|a| due(&mut a.borrow_mut(), name));
+        if action.is_none() && WATCHED.load(Ordering::Relaxed) {
+            let mut process = process();
+            if let Some(list) = process.trace.as_mut() {
+                list.push(name);
             }
-            if armed.skip > 0 {
-                armed.skip -= 1;
-                return None;
-            }
-            a.take().map(|armed| armed.action)
-        });
+            action = due(&mut process.armed, name);
+        }
         match action {
             None => {}
             // SAFETY: raise has no preconditions.

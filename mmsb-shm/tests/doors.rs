@@ -37,10 +37,11 @@ fn strays(words: &[&str], allowed: &[&str]) -> Vec<String> {
 
 #[test]
 fn only_sync_names_the_atomics_so_that_loom_sees_every_one() {
+    // The steps at which tests have a process die are no part of any protocol.
     assert_eq!(
         strays(
             &["core::sync::atomic", "std::sync::atomic"],
-            &["sync.rs", "sys/", "copy"]
+            &["sync.rs", "sys/", "copy", "testing.rs"]
         ),
         [""; 0]
     );

@@ -28,13 +28,15 @@ fn from_code() -> BTreeMap<(&'static str, &'static str), (usize, usize)> {
         fields!(map, PagesHeader: magic, layout_major, layout_minor, features, layout_hash, state, bus_id,
             incarnation, created_ns, len_max, pages_max, names_slots, sources_max, ring_slots, directory_at, names_at,
             sources_at, slabs_at, ring_at, arena_at, slabs_max, name, len, slabs_used, published, tail_hint,
-            overwrite_floor, claim_limit, doorbell, counters);
+            overwrite_floor, claim_limit, doorbell, counters, durable_lsn, durable_bell, log_state, log_error,
+            durability, flush_us, write_us, log_id, fork_lsn, log_from, checkpoint_lsn, checkpoint_ns, log_counters);
     }
     {
         fields!(map, CtlHeader: magic, layout_major, layout_minor, features, layout_hash, state, bus_id, len,
             participants_max, cursors_max, owners_max, indices_words, participants_at, cursors_at, owners_at,
             indices_at, limit_lock, names_lock, grow_lock, owner_bell, sleepers, owner_sleepers, participants_used,
-            cursors_used, sweep_due, sweep_indices, index_hint);
+            cursors_used, sweep_due, sweep_indices, index_hint, log_position, supervisor, sync_wanted, log_bell,
+            log_asleep, sync_sleepers, sync_latest);
     }
     {
         fields!(map, BlockHeader: seq, lsn, state, size, shape);

@@ -16,6 +16,11 @@
 
 use std::io;
 
+use mmsb::checkpoint::CheckpointError;
+use mmsb::history::HistoryError;
+use mmsb::playback::PlaybackError;
+use mmsb::state::StateError;
+use mmsb::tlog::LogError;
 use mmsb::{AttachError, Error, PageError};
 use serde_json::{Value, json};
 
@@ -125,6 +130,10 @@ impl From<Error> for Failure {
             Error::Attach(e) => attach_code(e),
             Error::Page(e) => page_code(e),
             Error::Schema(_) => Code::Usage,
+            Error::Log(e) => log_code(e),
+            Error::State(e) => state_code(e),
+            Error::Checkpoint(e) => checkpoint_code(e),
+            Error::History(e) => history_code(e),
             Error::Io { source, .. } => io_code(source),
             _ if error.is_backpressure() => Code::Busy,
             _ => Code::Problem,
@@ -142,6 +151,55 @@ impl From<PageError> for Failure {
 impl From<AttachError> for Failure {
     fn from(error: AttachError) -> Failure {
         Failure::new(attach_code(&error), error.to_string())
+    }
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Failure {
+        Failure::from(Error::Log(error))
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Failure {
+        Failure::from(Error::State(error))
+    }
+}
+
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Failure {
+        Failure::from(Error::Checkpoint(error))
+    }
+}
+
+impl From<HistoryError> for Failure {
+    fn from(error: HistoryError) -> Failure {
+        match error {
+            HistoryError::Log(e) => Failure::from(e),
+            HistoryError::State(e) => Failure::from(e),
+            HistoryError::Checkpoint(e) => Failure::from(e),
+            other => Failure::from(Error::History(other)),
+        }
+    }
+}
+
+impl From<PlaybackError> for Failure {
+    fn from(error: PlaybackError) -> Failure {
+        let text = error.to_string();
+        match error {
+            PlaybackError::History(e) => Failure::from(e),
+            PlaybackError::Bus { source, .. } => {
+                let advice = match &source {
+                    Error::Page(PageError::DeltaTooLarge { .. }) => {
+                        "; make the target with a larger ring: `mmsb create BUS --ring SIZE`"
+                    }
+                    _ => "",
+                };
+                Failure::new(Failure::from(source).code, format!("{text}{advice}"))
+            }
+            PlaybackError::Unlike { .. } => Failure::new(Code::Exists, text),
+            _ => Failure::problem(text),
+        }
     }
 }
 
@@ -199,6 +257,47 @@ fn attach_code(error: &AttachError) -> Code {
     }
 }
 
+fn log_code(error: &LogError) -> Code {
+    match error {
+        LogError::Io { source, .. } => io_code(source),
+        LogError::Full { .. } => Code::Full,
+        LogError::Damaged { .. } | LogError::Newer { .. } => Code::Corrupt,
+        LogError::Locked { .. } => Code::Busy,
+        _ => Code::Problem,
+    }
+}
+
+fn state_code(error: &StateError) -> Code {
+    match error {
+        StateError::Log(e) => log_code(e),
+        StateError::Memory { .. } => Code::Full,
+        _ => Code::Corrupt,
+    }
+}
+
+fn checkpoint_code(error: &CheckpointError) -> Code {
+    match error {
+        CheckpointError::Io { source, .. } => io_code(source),
+        CheckpointError::Damaged { .. }
+        | CheckpointError::Foreign { .. }
+        | CheckpointError::Newer { .. } => Code::Corrupt,
+        CheckpointError::State(e) => state_code(e),
+        // The supervisor may be slow, or about to be started.
+        CheckpointError::NotDurable { .. } => Code::Busy,
+        _ => Code::Problem,
+    }
+}
+
+fn history_code(error: &HistoryError) -> Code {
+    match error {
+        HistoryError::Log(e) => log_code(e),
+        HistoryError::State(e) => state_code(e),
+        HistoryError::Checkpoint(e) => checkpoint_code(e),
+        HistoryError::Short { .. } => Code::Corrupt,
+        _ => Code::Problem,
+    }
+}
+
 fn page_code(error: &PageError) -> Code {
     match error {
         PageError::BadName { .. }
@@ -233,6 +332,24 @@ fn explained(error: &Error) -> String {
         Error::Page(PageError::Timeout { .. }) => "`mmsb doctor BUS` looks at the process",
         Error::Page(PageError::Corrupt(_)) | Error::Attach(AttachError::Corrupt(_)) => {
             "`mmsb doctor BUS` says more; `mmsb rm BUS` removes the bus"
+        }
+        Error::Page(PageError::NotDurable { .. }) => {
+            "the delta is committed, so do not write it again; `mmsb info BUS` and the supervisor's messages say how the \
+             log is"
+        }
+        Error::State(StateError::Corrupt { .. } | StateError::Gap { .. })
+        | Error::Checkpoint(CheckpointError::Damaged { .. }) => {
+            "`mmsb verify --log DIR` says what else is wrong"
+        }
+        Error::Checkpoint(CheckpointError::Newer { .. }) => "use a newer MMSB",
+        Error::Checkpoint(CheckpointError::NotDurable { .. }) => {
+            "is the supervisor running? `mmsb info BUS` shows the log, `mmsb stats BUS` who is there"
+        }
+        Error::History(HistoryError::NoLog { .. }) => {
+            "name the directory of one bus's log, with its .tlog files"
+        }
+        Error::History(HistoryError::Gone { .. }) => {
+            "`mmsb log list --log DIR` shows what there is"
         }
         _ => "",
     };
@@ -288,6 +405,7 @@ mod tests {
                     blocker: "cursor 1".into(),
                     lsn: 7,
                     waited: std::time::Duration::from_secs(1),
+                    no_supervisor: false,
                 },
                 Code::Busy,
             ),
@@ -300,6 +418,32 @@ mod tests {
         }
         let refused = io::Error::from(io::ErrorKind::PermissionDenied);
         assert_eq!(Failure::from(refused).code, Code::Permission);
+    }
+
+    #[test]
+    fn errors_of_the_log_have_the_code_that_their_kind_promises() {
+        let path = PathBuf::from("/log");
+        let damaged = LogError::Damaged {
+            file: path.clone(),
+            lsn: 7,
+            offset: 4096,
+            what: "checksum",
+        };
+        let failure = Failure::from(HistoryError::Log(damaged));
+        assert_eq!(failure.code, Code::Corrupt);
+        assert!(failure.message.contains("mmsb repair"));
+        let locked = LogError::Locked { dir: path.clone() };
+        assert_eq!(Failure::from(locked).code, Code::Busy);
+        let failure = Failure::from(HistoryError::NoLog { dir: path.clone() });
+        assert_eq!(failure.code, Code::Problem);
+        let newer = CheckpointError::Newer {
+            path,
+            found: 9,
+            supported: 1,
+        };
+        let failure = Failure::from(newer);
+        assert_eq!(failure.code, Code::Corrupt);
+        assert!(failure.message.contains("newer MMSB"));
     }
 
     #[test]

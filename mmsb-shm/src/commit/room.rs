@@ -29,6 +29,8 @@ enum Blocker {
     Writer { index: u32, lsn: u64 },
     /// A gating cursor.
     Cursor { index: u32, lsn: u64 },
+    /// The log.
+    Log { lsn: u64 },
     /// Whoever moves the limit right now.
     Mover { index: u32, lsn: u64 },
     /// A slot that says it was never claimed, ahead of records that were: in a sound ring a glimpse of the past.
@@ -72,6 +74,9 @@ impl Participant {
                 // Everything up to the end is committed and applied, and still there is no room.
                 return Err(self.no_room(blocker, waited));
             }
+            if let Blocker::Log { .. } = blocker {
+                self.kick();
+            }
             if rounds == 0 {
                 Self::bump(&self.slot().waits, 1);
             }
@@ -86,6 +91,7 @@ impl Participant {
     }
 
     fn no_room(&self, blocker: Blocker, waited: Duration) -> PageError {
+        let mut no_supervisor = false;
         let (blocker, lsn) = match blocker {
             Blocker::None => {
                 return Corrupt {
@@ -106,12 +112,21 @@ impl Participant {
                 format!("limit lock, held by {},", self.core.describe(index)),
                 lsn,
             ),
+            Blocker::Log { lsn } => {
+                no_supervisor = !self.core.is_supervised();
+                let trouble = self
+                    .core
+                    .log_trouble()
+                    .unwrap_or_else(|| format!("the log of {}", self.core.describe_supervisor()));
+                (trouble, lsn)
+            }
             Blocker::Hole { lsn } => ("an unclaimed slot (corrupt?)".into(), lsn),
         };
         PageError::Backpressure {
             blocker,
             lsn,
             waited,
+            no_supervisor,
         }
     }
 
@@ -160,6 +175,9 @@ impl Participant {
         if load_lsn(ring.limit, Ordering::Acquire) >= need {
             return Ok((Blocker::None, false));
         }
+        if core.pages.is_abandoned() {
+            return Err(PageError::BusGone);
+        }
         let mut claimed_by = None;
         let published = ring
             .ready_prefix(self.guess.get().own(), |lsn, stamp| {
@@ -175,8 +193,10 @@ impl Participant {
         let holds = core.ctl.participants_used().iter().map(|s| &s.hold);
         // SeqCst fence (G1): ahead of the look at how many cursors there are, too.
         fence(Ordering::SeqCst);
-        let (least, needs) = gating::least_needed(published, core.ctl.cursors_used(), holds);
+        let log = &core.ctl.header().log_position;
+        let (least, needs) = gating::least_needed(published, log, core.ctl.cursors_used(), holds);
         let blocker = match (needs, claimed_by) {
+            (Some(Needs::Log { position }), _) => Blocker::Log { lsn: position },
             (Some(Needs::Cursor { owner, position }), _) => Blocker::Cursor {
                 index: owner::index(owner).unwrap_or(u32::MAX),
                 lsn: if position == CURSOR_JOINING {
@@ -197,6 +217,7 @@ impl Participant {
         }
         let index = match blocker {
             Blocker::Writer { index, .. } | Blocker::Cursor { index, .. } => index,
+            log @ Blocker::Log { .. } => return Ok((log, false)),
             // Everything is READY as far as anybody knows, and still `need` is out of reach.
             _ => return Ok((Blocker::Hole { lsn: published }, false)),
         };

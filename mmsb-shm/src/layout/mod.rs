@@ -15,7 +15,7 @@ pub const CTL_MAGIC: u64 = u64::from_le_bytes(*b"MMSBCTRL");
 /// Raised when old readers would misread new bytes.
 pub const LAYOUT_MAJOR: u32 = 1;
 /// Raised when old readers may go on, ignoring what is new.
-pub const LAYOUT_MINOR: u32 = 0;
+pub const LAYOUT_MINOR: u32 = 1;
 
 /// Growth unit and alignment of the arena, in bytes.
 pub const SLAB_BYTES: u64 = 2 << 20;
@@ -51,8 +51,12 @@ pub const LAYOUT_HASH: u64 = {
         offset_of!(segment::PagesHeader, published) as u64,
         offset_of!(segment::PagesHeader, overwrite_floor) as u64,
         offset_of!(segment::PagesHeader, claim_limit) as u64,
+        offset_of!(segment::PagesHeader, durable_lsn) as u64,
+        offset_of!(segment::PagesHeader, log_counters) as u64,
         size_of::<segment::CtlHeader>() as u64,
         offset_of!(segment::CtlHeader, sleepers) as u64,
+        offset_of!(segment::CtlHeader, log_position) as u64,
+        offset_of!(segment::CtlHeader, sync_wanted) as u64,
         size_of::<page::BlockHeader>() as u64,
         offset_of!(page::BlockHeader, lsn) as u64,
         offset_of!(page::BlockHeader, state) as u64,

@@ -13,6 +13,8 @@ pub const STATE_ABANDONED: u32 = 0x474f_4e45;
 
 /// Number of bus counters in [`PagesHeader::counters`].
 pub const COUNTERS: usize = 32;
+/// Number of log counters in [`PagesHeader::log_counters`].
+pub const LOG_COUNTERS: usize = 64;
 
 /// First 4096 bytes of `.pages`. Geometry is written by the creator before `state` and never again.
 #[repr(C)]
@@ -96,8 +98,43 @@ pub struct PagesHeader {
     pub reserved7: [AtomicU32; 31],
     /// Event counts of the bus, indexed by [`crate::stats::Counter`]; rare events only.
     pub counters: [AtomicU64; COUNTERS],
+    /// Spare.
+    pub reserved8: [AtomicU64; 16],
+    /// Everything ahead of this LSN is on disk; 0: no log. Written by the supervisor once the writes are done, before
+    /// it moves `CtlHeader::log_position`; rises only.
+    pub durable_lsn: AtomicU64,
+    /// Futex word of those who wait for `durable_lsn`; bumped by the supervisor.
+    pub durable_bell: AtomicU32,
+    /// How the log is: see [`crate::log::LogState`].
+    pub log_state: AtomicU32,
+    /// The kernel's error number with which the log failed, 0: none.
+    pub log_error: AtomicU32,
+    /// Durability that writers give their deltas if they say nothing: 0 volatile, 1 buffered, 2 synced.
+    pub durability: AtomicU32,
+    /// Greatest age in microseconds of a delta that is not on its way to the disk yet. Lowered by writers who want it
+    /// shorter.
+    pub flush_us: AtomicU32,
+    /// What the disk takes for one small durable write, in microseconds, as the supervisor last saw it: how long it pays
+    /// to wait without sleeping.
+    pub write_us: AtomicU32,
+    /// Spare.
+    pub reserved9: [AtomicU64; 12],
+    /// Random id of the log, the same in all its files and incarnations; 0: no log.
+    pub log_id: [AtomicU64; 2],
+    /// Where this incarnation begins: the LSNs of its predecessor from here on are void.
+    pub fork_lsn: AtomicU64,
+    /// First LSN that the log still holds.
+    pub log_from: AtomicU64,
+    /// LSN that the newest checkpoint holds, 0: none.
+    pub checkpoint_lsn: AtomicU64,
+    /// CLOCK_REALTIME of the newest checkpoint, ns.
+    pub checkpoint_ns: AtomicU64,
+    /// Spare.
+    pub reserved10: [AtomicU64; 10],
+    /// What the supervisor counts, indexed by [`crate::log::LogCounter`].
+    pub log_counters: [AtomicU64; LOG_COUNTERS],
     /// Spare, up to 4096 bytes.
-    pub reserved8: [AtomicU64; 272],
+    pub reserved11: [AtomicU64; 160],
 }
 
 #[cfg(not(loom))]
@@ -127,6 +164,12 @@ const _: () = {
             && offset_of!(PagesHeader, claim_limit) == 1416
     );
     assert!(offset_of!(PagesHeader, doorbell) == 1536 && offset_of!(PagesHeader, counters) == 1664);
+    assert!(
+        offset_of!(PagesHeader, durable_lsn) == 2048
+            && offset_of!(PagesHeader, durable_bell) == 2056
+    );
+    assert!(offset_of!(PagesHeader, log_id) == 2176 && offset_of!(PagesHeader, fork_lsn) == 2192);
+    assert!(offset_of!(PagesHeader, log_counters) == 2304);
 };
 
 /// First 4096 bytes of `.ctl`.
@@ -200,8 +243,30 @@ pub struct CtlHeader {
     pub sweep_indices: AtomicU32,
     /// Where a newcomer's search for free page numbers starts, so that each begins where nobody else is.
     pub index_hint: AtomicU32,
+    /// Spare.
+    pub reserved7: [AtomicU64; 14],
+    /// The log's place in the ring: the next LSN that is not on disk; 0: no log. It holds the overwrite floor, and belongs
+    /// to the bus: it stays when its supervisor dies. Only the holder of the supervisor lock writes it.
+    pub log_position: AtomicU64,
+    /// Owner word of the supervisor's participant, for people; the kernel lock says whether anybody supervises.
+    pub supervisor: AtomicU32,
+    /// Spare.
+    pub reserved8: [AtomicU32; 29],
+    /// Somebody waits until everything ahead of this LSN is on disk.
+    pub sync_wanted: AtomicU64,
+    /// Futex word that the supervisor sleeps on; bumped by who wants something of it.
+    pub log_bell: AtomicU32,
+    /// 1 while the supervisor may be asleep.
+    pub log_asleep: AtomicU32,
+    /// 1 while somebody may be asleep for `durable_lsn`.
+    pub sync_sleepers: AtomicU32,
+    /// Owner word of whoever began to wait for `durable_lsn` last, 0: it is done. Who waits alone may do so without
+    /// sleeping.
+    pub sync_latest: AtomicU32,
+    /// Spare.
+    pub reserved9: [AtomicU32; 26],
     /// Spare, up to 4096 bytes.
-    pub reserved7: [AtomicU64; 382],
+    pub reserved10: [AtomicU64; 336],
 }
 
 #[cfg(not(loom))]
@@ -215,4 +280,7 @@ const _: () = {
     assert!(offset_of!(CtlHeader, limit_lock) == 512 && offset_of!(CtlHeader, names_lock) == 640);
     assert!(offset_of!(CtlHeader, grow_lock) == 768 && offset_of!(CtlHeader, sleepers) == 896);
     assert!(offset_of!(CtlHeader, sweep_due) == 1024);
+    assert!(
+        offset_of!(CtlHeader, log_position) == 1152 && offset_of!(CtlHeader, sync_wanted) == 1280
+    );
 };

@@ -19,6 +19,8 @@ pub(crate) enum Needs {
     Cursor { owner: u32, position: u64 },
     /// The unfinished commit of a participant slot.
     Commit { index: u32, lsn: u64 },
+    /// The log: everything from here on is not on disk yet.
+    Log { position: u64 },
 }
 
 /// A claimed record at `lsn` must not be overwritten before it is applied. Stored between claim and READY.
@@ -53,10 +55,11 @@ pub(crate) fn start(cursor: &Cursor, ring: &Ring<'_>) -> u64 {
     position
 }
 
-/// The least LSN that a gating cursor or an unfinished commit needs, at most `published`, which the caller has just
+/// The least LSN that the log (`log`, 0: there is none), a gating cursor or an unfinished commit needs, at most `published`, which the caller has just
 /// [raised](Ring::raise_published) to what it saw READY; and who needs it.
 pub(crate) fn least_needed<'a>(
     published: u64,
+    log: &AtomicU64,
     cursors: &[Cursor],
     holds: impl Iterator<Item = &'a AtomicU64>,
 ) -> (u64, Option<Needs>) {
@@ -64,6 +67,12 @@ pub(crate) fn least_needed<'a>(
     fence(Ordering::SeqCst);
     let mut least = published;
     let mut who = None;
+    // Acquire: what is ahead of it is on disk. It is set for the first time under the lock that the caller holds.
+    let position = load_lsn(log, Ordering::Acquire);
+    if position != 0 && position < least {
+        least = position;
+        who = Some(Needs::Log { position });
+    }
     for cursor in cursors {
         let owner = cursor.owner.load(Ordering::Acquire);
         if owner == 0 || cursor.gating.load(Ordering::Acquire) == 0 {

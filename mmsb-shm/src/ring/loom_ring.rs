@@ -302,7 +302,7 @@ fn move_limit(
     let ring = heap.ring();
     let published = ring.ready_prefix(0..0, |_, _| false).unwrap();
     ring.raise_published(published);
-    let (least, needs) = gating::least_needed(published, cursors, holds.iter());
+    let (least, needs) = gating::least_needed(published, &AtomicU64::new(0), cursors, holds.iter());
     ring.raise_limit(least, need);
     (least, needs)
 }

@@ -112,12 +112,6 @@ impl<'a> Ring<'a> {
         (self.len() / 4).min(u64::from(crate::layout::ring::RECORD_SLOTS_MAX))
     }
 
-    /// LSN of the first record of a fresh ring: lap 1, so that zeroed memory is an earlier lap and LSN 0 is none.
-    #[inline]
-    pub(crate) fn first_lsn(&self) -> u64 {
-        self.len()
-    }
-
     #[inline(always)]
     pub(crate) fn lap(&self, lsn: u64) -> u32 {
         (lsn >> self.shift) as u32

@@ -5,8 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use super::ctl::ctl_layout;
-use super::{BusConfig, Core, LOCK_CREATE, Preamble, allocate, check_bus_name, io_error};
+use super::{
+    BusConfig, Core, Ctl, LOCK_CREATE, Pages, Preamble, allocate, check_bus_name, io_error,
+};
 use crate::error::AttachError;
+use crate::layout::ring::{SLOT_BYTES, SlotState, Stamp};
 use crate::layout::segment::{CtlHeader, PagesHeader, STATE_READY};
 use crate::layout::{CTL_MAGIC, PAGES_MAGIC};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -21,6 +24,41 @@ impl Core {
     /// [`AttachError::Exists`] if there is a bus of this name, whether or not anybody lives on it;
     /// [`AttachError::Full`] if the tmpfs has no room for the tables; nothing is left behind then.
     pub fn create(dir: &SegmentDir, bus: &str, config: &BusConfig) -> Result<Core, AttachError> {
+        Draft::new(dir, bus, config, None)?.link()?;
+        Core::attach(dir, bus)
+    }
+}
+
+/// Where the incarnation of a rebuilt bus begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Number of the incarnation, one more than that of its predecessor.
+    pub incarnation: u64,
+    /// Its first LSN.
+    pub lsn: u64,
+    /// CLOCK_REALTIME in ns from which record times count; that of the predecessor.
+    pub created_ns: u64,
+}
+
+/// Both objects of a bus, filled and without a name: nobody can reach them yet, and they are gone with this process.
+pub struct Draft {
+    dir: SegmentDir,
+    bus: String,
+    ctl: CreationLock,
+    pages: OwnedFd,
+}
+
+impl Draft {
+    /// Makes both objects. `start`: of a bus that takes up where a log ends.
+    ///
+    /// # Errors
+    /// [`AttachError::BadConfig`]; [`AttachError::Full`] if the tmpfs has no room for the tables.
+    pub fn new(
+        dir: &SegmentDir,
+        bus: &str,
+        config: &BusConfig,
+        start: Option<Start>,
+    ) -> Result<Draft, AttachError> {
         check_bus_name(bus)?;
         config.check()?;
         let (pages_path, ctl_path) = (dir.object(bus, "pages"), dir.object(bus, "ctl"));
@@ -28,9 +66,57 @@ impl Core {
         let ctl_fd = make_ctl(dir, &ctl_path, config, id)?;
         step("create.ctl_made");
         // Held until both names are linked: says that the half-made bus has a living creator.
-        let ctl_fd = CreationLock::of_new(ctl_fd, &ctl_path)?;
-        let pages_fd = make_pages(dir, bus, &pages_path, config, id)?;
+        let ctl = CreationLock::of_new(ctl_fd, &ctl_path)?;
+        let pages = make_pages(dir, bus, &pages_path, config, id, start)?;
         step("create.pages_made");
+        Ok(Draft {
+            dir: dir.clone(),
+            bus: bus.to_owned(),
+            ctl,
+            pages,
+        })
+    }
+
+    /// Maps the objects, for whoever fills them.
+    ///
+    /// # Errors
+    /// [`AttachError::Io`].
+    pub fn core(&self) -> Result<Core, AttachError> {
+        let (pages_path, ctl_path) = (
+            self.dir.object(&self.bus, "pages"),
+            self.dir.object(&self.bus, "ctl"),
+        );
+        let reopen = |fd: &OwnedFd, path: &Path| {
+            space::reopen(fd.as_fd(), true).map_err(|e| io_error("reopen", path, e))
+        };
+        let ctl = Ctl::from_fd(reopen(&self.ctl.0, &ctl_path)?, ctl_path, &self.bus)?;
+        let pages = Pages::from_fd(
+            reopen(&self.pages, &pages_path)?,
+            pages_path,
+            &self.bus,
+            true,
+        )?;
+        Ok(Core {
+            name: self.bus.clone(),
+            dir: self.dir.clone(),
+            pages,
+            ctl,
+        })
+    }
+
+    /// Gives both objects their names: from here on it is a bus like any other.
+    ///
+    /// # Errors
+    /// [`AttachError::Exists`] if there is a bus of this name.
+    pub fn link(self) -> Result<(), AttachError> {
+        let Draft {
+            dir,
+            bus,
+            ctl: ctl_fd,
+            pages: pages_fd,
+        } = self;
+        let (dir, bus) = (&dir, bus.as_str());
+        let (pages_path, ctl_path) = (dir.object(bus, "pages"), dir.object(bus, "ctl"));
         let exists = || AttachError::Exists {
             name: bus.to_owned(),
             dir: dir.path().to_path_buf(),
@@ -65,9 +151,7 @@ impl Core {
             }
         }
         step("create.pages_linked");
-        drop(ctl_fd);
-        drop(pages_fd);
-        Core::attach(dir, bus)
+        Ok(())
     }
 }
 
@@ -265,8 +349,14 @@ fn make_pages(
     path: &Path,
     config: &BusConfig,
     id: [u64; 2],
+    start: Option<Start>,
 ) -> Result<OwnedFd, AttachError> {
     let g = config.geometry();
+    let start = start.unwrap_or(Start {
+        incarnation: 1,
+        lsn: u64::from(g.ring_slots),
+        created_ns: clock::realtime_ns(),
+    });
     let (fd, map) = make_object(dir, path, config.mode, g.arena_at)?;
     // SAFETY: the object has at least 4096 bytes, all backed; all fields are atomics.
     let h = unsafe { &*map.base().cast::<PagesHeader>() };
@@ -274,8 +364,9 @@ fn make_pages(
     let s64 = |a: &AtomicU64, v: u64| a.store(v, Ordering::Relaxed);
     let s32 = |a: &AtomicU32, v: u32| a.store(v, Ordering::Relaxed);
     Preamble::from(h).fill(PAGES_MAGIC, id);
-    s64(&h.incarnation, 1);
-    s64(&h.created_ns, clock::realtime_ns());
+    s64(&h.incarnation, start.incarnation);
+    s64(&h.created_ns, start.created_ns);
+    s64(&h.fork_lsn, start.lsn);
     s64(&h.len_max, g.len_max);
     s32(&h.pages_max, g.pages_max);
     s32(&h.names_slots, g.names_slots);
@@ -294,11 +385,21 @@ fn make_pages(
         s64(word, u64::from_le_bytes(bytes));
     }
     s64(&h.len, g.arena_at);
-    let first = u64::from(g.ring_slots);
+    let (first, slots) = (start.lsn, u64::from(g.ring_slots));
+    if first != slots {
+        // Zeroed memory is an earlier lap of the first one only: laps wrap.
+        for lsn in first..first + slots {
+            let at = g.ring_at + (lsn & (slots - 1)) * SLOT_BYTES;
+            let lap = ((lsn >> slots.trailing_zeros()) as u32).wrapping_sub(1);
+            // SAFETY: the ring lies inside the object; the slot begins with its stamp.
+            let stamp = unsafe { &*map.base().add(at as usize).cast::<AtomicU64>() };
+            s64(stamp, Stamp::new(lap, 1, 0, SlotState::Empty).0);
+        }
+    }
     s64(&h.published, first);
     s64(&h.tail_hint, first);
     s64(&h.overwrite_floor, first);
-    s64(&h.claim_limit, 2 * first);
+    s64(&h.claim_limit, first + slots);
     h.state.store(STATE_READY, Ordering::Release);
     Ok(fd)
 }

@@ -148,8 +148,15 @@ impl Ctl {
 
     pub(super) fn open(dir: &SegmentDir, bus: &str) -> Result<Ctl, AttachError> {
         let path = dir.object(bus, "ctl");
+        let (fd, _) = open_object(dir, bus, &path, true, size_of::<CtlHeader>())?;
+        Ctl::from_fd(fd, path, bus)
+    }
+
+    /// Maps an object of at least a header's length.
+    pub(super) fn from_fd(fd: OwnedFd, path: PathBuf, bus: &str) -> Result<Ctl, AttachError> {
         let head = size_of::<CtlHeader>() as u64;
-        let (fd, stat) = open_object(dir, bus, &path, true, size_of::<CtlHeader>())?;
+        let stat = space::stat(fd.as_fd()).map_err(|e| io_error("stat", &path, e))?;
+        check_len(&path, head, stat.len)?;
         let map = Mapping::new(fd.as_fd(), stat.len as usize, true)
             .map_err(|e| io_error("map", &path, e))?;
         let header = NonNull::new(map.base().cast::<CtlHeader>()).ok_or(Corrupt {

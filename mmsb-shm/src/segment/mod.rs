@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 pub use config::{BUS_NAME_MAX, BusConfig, Geometry, check_bus_name};
-pub use create::unlink;
+pub use create::{Draft, Start, unlink};
 pub use ctl::Ctl;
 pub(crate) use ctl::{owner_index, owner_position};
 pub(crate) use pages::Block;
@@ -36,6 +36,8 @@ pub(crate) const LOCK_CREATE: u64 = 1 << 40;
 pub(crate) const LOCK_SLOT: u64 = 1 << 41;
 /// First byte of the recovery locks, one for each participant slot.
 pub(crate) const LOCK_RECOVERY: u64 = 1 << 42;
+/// Byte whose kernel lock the supervisor holds.
+pub(crate) const LOCK_SUPERVISOR: u64 = (1 << 40) + 1;
 /// First byte of the locks held by whoever takes a lease from the participant of a slot.
 pub(crate) const LOCK_LEASE: u64 = 1 << 43;
 

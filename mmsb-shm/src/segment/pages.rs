@@ -220,9 +220,19 @@ impl Pages {
     pub fn open(dir: &SegmentDir, bus: &str, write: bool) -> Result<Pages, AttachError> {
         check_bus_name(bus)?;
         let path = dir.object(bus, "pages");
-        let head = size_of::<PagesHeader>();
-        let (fd, _) = open_object(dir, bus, &path, write, head)?;
+        let (fd, _) = open_object(dir, bus, &path, write, size_of::<PagesHeader>())?;
         step("open.stat");
+        Pages::from_fd(fd, path, bus, write)
+    }
+
+    /// Maps an object of at least a header's length.
+    pub(super) fn from_fd(
+        fd: OwnedFd,
+        path: PathBuf,
+        bus: &str,
+        write: bool,
+    ) -> Result<Pages, AttachError> {
+        let head = size_of::<PagesHeader>();
         let probe = Mapping::new(fd.as_fd(), head, false).map_err(|e| io_error("map", &path, e))?;
         // SAFETY: 4096 bytes are mapped and backed (length checked), all fields are atomics.
         let h = unsafe { &*probe.base().cast::<PagesHeader>() };
