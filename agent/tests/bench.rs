@@ -45,12 +45,27 @@ fn rows(output: &Output) -> Vec<Value> {
 
 /// Runs cases that must be right, and looks at their lines.
 fn check(cases: &[&str], lines: usize) -> Vec<Value> {
+    check_with(&[], cases, lines)
+}
+
+/// As [`check`], for cases that have to do with the disk.
+fn check_durable(cases: &[&str], lines: usize) -> Vec<Value> {
+    // On a real file system: a tmpfs has no O_DIRECT.
+    let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = disk.path().to_str().unwrap();
+    let rows = check_with(&["--durable", "--disk", path], cases, lines);
+    assert!(is_empty(disk.path()), "something was left on the disk");
+    rows
+}
+
+fn check_with(more: &[&str], cases: &[&str], lines: usize) -> Vec<Value> {
     if !has_two_cores() {
         eprintln!("skipped: one core");
         return Vec::new();
     }
     let dir = directory();
     let mut arguments = vec!["--json"];
+    arguments.extend(more);
     for case in cases {
         arguments.extend(["--case", case]);
     }
@@ -112,6 +127,81 @@ fn a_page_is_taken_over_from_the_dead() {
     for row in check(&["takeover"], 1) {
         assert!(row["recoveries"].as_u64().unwrap() > 0, "{row}");
     }
+}
+
+fn has_numbers(row: &Value, names: &[&str]) {
+    for name in names {
+        assert!(row[name].is_number(), "{name} in {row}");
+    }
+}
+
+#[test]
+fn synced_commits_are_in_the_log() {
+    let rows = check_durable(&["synced"], 3);
+    let writers: Vec<u64> = rows
+        .iter()
+        .map(|row| row["writers"].as_u64().unwrap())
+        .collect();
+    assert!(writers.is_empty() || writers == [1, 8, 64], "{writers:?}");
+    for row in &rows {
+        has_numbers(row, &["commits_per_write", "log_write_mean_ns"]);
+        // One writer is compared with a write, several with what shares them.
+        match row["writers"].as_u64() {
+            Some(1) => has_numbers(row, &["floor_pwritev2_ns"]),
+            _ => has_numbers(row, &["floor_per_second", "write_ns"]),
+        }
+        assert!(row["meets_target"].is_boolean(), "{row}");
+    }
+}
+
+#[test]
+fn buffered_commits_are_in_the_log() {
+    for row in check_durable(&["buffered"], 2) {
+        has_numbers(
+            &row,
+            &[
+                "bytes_per_second",
+                "disk_bytes_per_second",
+                "waits",
+                "paced_waits",
+            ],
+        );
+    }
+    for row in check_durable(&["log_bytes", "attached_cost"], 2) {
+        if row["case"] == "log_bytes" {
+            // Two slots, and a share of the header of a block.
+            let each = row["log_bytes_each"].as_f64().unwrap();
+            assert!(each >= 128.0, "{row}");
+        }
+    }
+}
+
+#[test]
+fn logs_are_replayed_and_buses_come_back() {
+    for row in check_durable(&["replay"], 2) {
+        has_numbers(&row, &["bytes_per_second", "log_bytes_per_second"]);
+    }
+    for row in check_durable(&["checkpoint", "restart"], 2) {
+        has_numbers(&row, &["bytes_per_second", "file_bytes"]);
+        if row["case"] == "checkpoint" {
+            has_numbers(&row, &["writer_p99_ratio", "disk_bytes_per_second"]);
+        }
+    }
+}
+
+#[test]
+fn a_log_in_memory_is_no_log() {
+    let dir = directory();
+    let output = bench(dir.path(), &["--durable"])
+        .current_dir("/dev/shm")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("tmpfs") && errors.contains("--disk"),
+        "{errors}"
+    );
 }
 
 #[test]

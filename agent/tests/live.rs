@@ -201,6 +201,79 @@ fn a_demo_with_kills_is_right_and_leaves_nothing() {
     assert!(recovered > 0 && recovered <= number("kills"), "{report}");
     assert!(report["commit_latency"]["p50_ns"].as_u64().unwrap() > 0);
     assert!(report["delivery_latency"]["count"].as_u64().unwrap() > 0);
+    // Then with a log: agents killed, everybody killed, the segments removed, twice.
+    let durable = &report["durable"];
+    assert_eq!(durable["ok"], true, "{durable}");
+    assert!(durable["agents_killed"].as_u64().unwrap() >= 4);
+    assert!(durable["synced_commit"]["count"].as_u64().unwrap() > 10);
+    let reboots = durable["reboots"].as_array().unwrap();
+    assert_eq!(reboots.len(), 2, "{durable}");
+    for (i, reboot) in reboots.iter().enumerate() {
+        let number = |name: &str| reboot[name].as_u64().unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(number("incarnation"), i as u64 + 2);
+        assert!(number("fork_lsn") >= number("durable_lsn"), "{reboot}");
+        assert!(number("end_lsn") >= number("fork_lsn"), "{reboot}");
+        assert_eq!(reboot["synced"]["lost"], 0, "{reboot}");
+        assert!(reboot["synced"]["acknowledged"].as_u64().unwrap() > 10);
+        assert_eq!(reboot["rebuilt_hash"], reboot["replayed_hash"]);
+        assert_eq!(reboot["rebuilt_hash"].as_str().unwrap().len(), 32);
+        assert_eq!((number("pages"), number("pages_equal")), (11, 11));
+        let cuts = reboot["cuts"].as_array().unwrap();
+        assert!(!cuts.is_empty(), "{reboot}");
+        for cut in cuts {
+            assert_eq!(cut["live"], cut["log"], "{reboot}");
+        }
+    }
+    let diff = &durable["diff"];
+    assert!(
+        diff["from_lsn"].as_u64() < diff["to_lsn"].as_u64(),
+        "{diff}"
+    );
+    let shown = diff["shown"].as_array().unwrap();
+    assert!(!shown.is_empty(), "{diff}");
+    let lines = shown[0]["lines"].as_array().unwrap();
+    let is_shown = |with: &str| lines.iter().any(|l| l.as_str().unwrap().starts_with(with));
+    assert!(is_shown("- ") && is_shown("+ "), "{diff}");
+    assert_eq!(buses.files(), [""; 0]);
+    let log = durable["log"].as_str().unwrap();
+    assert!(
+        !std::path::Path::new(log).parent().unwrap().exists(),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_demo_finds_out_that_its_log_lost_something() {
+    let buses = Buses::new();
+    let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let log = disk.path().join("log");
+    let args = ["demo", "--seconds", "0.5", "--kills-per-second", "0"];
+    let more = ["--lose-last-file", "--json", "--log", log.to_str().unwrap()];
+    let said = buses.mmsb(&[args.as_slice(), &more].concat());
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(
+        (&report["ok"], &report["lost"]),
+        (&json!(false), &json!(0)),
+        "{report}"
+    );
+    let durable = &report["durable"];
+    assert_eq!(durable["ok"], false, "{durable}");
+    let reboots = durable["reboots"].as_array().unwrap();
+    assert!(
+        reboots[0]["synced"]["lost"].as_u64().unwrap() > 0,
+        "{durable}"
+    );
+    assert!(reboots[0]["fork_lsn"].as_u64() < reboots[0]["durable_lsn"].as_u64());
+    let problems = report["problems"].as_array().unwrap();
+    let has = |part: &str| problems.iter().any(|p| p.as_str().unwrap().contains(part));
+    assert!(
+        has("Synced deltas that were acknowledged are lost"),
+        "{report}"
+    );
+    assert!(has("was called durable"), "{report}");
+    // Its own directory is gone, that of somebody else is left.
+    assert_eq!(std::fs::read_dir(&log).unwrap().count(), 0);
     assert_eq!(buses.files(), [""; 0]);
 }
 
@@ -238,6 +311,7 @@ fn a_demo_ends_at_ctrl_c_with_its_summary() {
         (&report["ok"], &report["ended_early"]),
         (&json!(true), &json!(true))
     );
+    assert_eq!(report["durable"], Value::Null, "nobody waits for that");
     // Its processes are gone, and the bus is in order.
     assert!(killpg(group, None).is_err());
     let doctor = buses.json(&["doctor", "b"]);
@@ -262,6 +336,12 @@ fn a_demo_says_what_keeps_it_from_starting() {
     // The bus that was there is left alone.
     buses.mmsb(&["ls", "b"]).exits(0);
     buses.mmsb(&["rm", "b"]).exits(0);
+    // Nor is one taken for the bus with a log.
+    buses.mmsb(&["create", "b-durable"]).exits(0);
+    let said = buses.mmsb(&["demo", "--seconds", "1", "--bus", "b"]);
+    assert!(said.fails(8).contains("b-durable"));
+    assert_eq!(buses.mmsb(&["ls", "b"]).code, Some(4));
+    buses.mmsb(&["rm", "b-durable"]).exits(0);
     // A ring too small for what the demo does: nothing is left of the attempt.
     let said = buses.mmsb(&["demo", "--seconds", "1", "--ring", "4K"]);
     assert!(said.fails(2).contains("ring"));

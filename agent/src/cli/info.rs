@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mmsb::schema::Schema;
-use mmsb::{BusInfo, Inspection, PageInfo, Stats};
+use mmsb::{BusInfo, Inspection, LogState, LogStatus, PageInfo, Stats};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -51,6 +51,7 @@ struct Seen {
     classes: Vec<Class>,
     floor_lsn: u64,
     end_lsn: u64,
+    log: Option<LogStatus>,
 }
 
 /// Use of one size class of page memory.
@@ -82,6 +83,8 @@ impl Seen {
                 classes: classes_of(&stats),
                 floor_lsn: stats.floor_lsn,
                 end_lsn: stats.end_lsn,
+                // Somebody may have removed it meanwhile; then there is nothing to say of its log.
+                log: context.bus(bus).observe().ok().map(|o| o.log_status()),
                 info,
             }),
             Err(error) => {
@@ -109,6 +112,7 @@ impl Seen {
                         .collect(),
                     floor_lsn: ring.floor,
                     end_lsn: ring.end,
+                    log: Some(observer.log_status()),
                 })
             }
         }
@@ -127,6 +131,7 @@ fn bus_info(bus: &str, context: &mut Context) -> Result<Code, Failure> {
             "classes": seen.classes,
             "end_lsn": seen.end_lsn,
             "floor_lsn": seen.floor_lsn,
+            "log": seen.log.as_ref().map(log_json),
         });
         context.document(&value)?;
         return Ok(Code::Ok);
@@ -191,6 +196,7 @@ fn lines(seen: &Seen) -> Vec<(&'static str, String)> {
             ),
         ),
     ];
+    lines.extend(seen.log.as_ref().map(|log| ("log", log_text(log))));
     if let Some((participants, subscriptions)) = seen.attached {
         lines.push((
             "participants",
@@ -324,6 +330,58 @@ pub fn schema_of(info: &PageInfo) -> Option<Schema> {
         return None;
     }
     Schema::decode(&info.cold.schema).ok()
+}
+
+fn log_state(log: &LogStatus) -> String {
+    match log.state {
+        LogState::None => "none".to_owned(),
+        LogState::Running => "running".to_owned(),
+        LogState::Closed => "closed".to_owned(),
+        LogState::Beginning => "beginning".to_owned(),
+        LogState::Failed(_) => "failed".to_owned(),
+    }
+}
+
+/// How the log is, for people.
+fn log_text(log: &LogStatus) -> String {
+    let state = match log.state {
+        LogState::None => return "none: what is in it lasts until a reboot".to_owned(),
+        LogState::Failed(errno) => format!(
+            "failed: {}",
+            std::io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0))
+        ),
+        LogState::Running | LogState::Closed | LogState::Beginning => log_state(log),
+    };
+    let checkpoint = match log.checkpoint_lsn {
+        0 => "no checkpoint".to_owned(),
+        lsn => format!("checkpoint at LSN {lsn}, {}", age(log.checkpoint_ns)),
+    };
+    let lag = match log.lag() {
+        0 => String::new(),
+        lag => format!(" ({} slots behind)", count(lag)),
+    };
+    format!(
+        "{state}; durable up to LSN {}{lag}; {checkpoint}",
+        log.durable_lsn
+    )
+}
+
+fn log_json(log: &LogStatus) -> Value {
+    json!({
+        "state": log_state(log),
+        "errno": match log.state {
+            LogState::Failed(errno) => Some(errno),
+            _ => None,
+        },
+        "durable_lsn": log.durable_lsn,
+        "from_lsn": log.from_lsn,
+        "lag": log.lag(),
+        "incarnation": log.incarnation,
+        "fork_lsn": log.fork_lsn,
+        "checkpoint_lsn": log.checkpoint_lsn,
+        "checkpoint_ns": log.checkpoint_ns,
+        "log_id": super::log::log_id(log.log_id),
+    })
 }
 
 /// A bus for programs.

@@ -1,4 +1,4 @@
-//! `mmsb man`: the manual pages, one for the command and one for each subcommand.
+//! `mmsb man`: the manual pages, one for the command and one for each subcommand, those of subcommands too.
 
 use std::path::PathBuf;
 
@@ -38,13 +38,8 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
     let mut command = Cli::command();
     // Tells the subcommands their full names and the global options.
     command.build();
-    let mut pages = vec![command.clone()];
-    pages.extend(
-        command
-            .get_subcommands()
-            .filter(|sub| !sub.is_hide_set() && sub.get_name() != "help")
-            .cloned(),
-    );
+    let mut pages = Vec::new();
+    gather(&command, &mut pages);
     let mut files = Vec::new();
     for page in pages {
         let name = page.get_display_name().unwrap_or("mmsb").to_owned();
@@ -64,4 +59,14 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
         }
     }
     Ok(Code::Ok)
+}
+
+/// A command, and all below it.
+fn gather(command: &clap::Command, pages: &mut Vec<clap::Command>) {
+    pages.push(command.clone());
+    for sub in command.get_subcommands() {
+        if !sub.is_hide_set() && sub.get_name() != "help" {
+            gather(sub, pages);
+        }
+    }
 }

@@ -13,22 +13,33 @@ use clap::{Parser, Subcommand};
 use mmsb::{Bus, BusBuilder};
 
 pub mod bench;
+pub mod checkpoint;
 pub mod completions;
 pub mod create;
 pub mod demo;
+pub mod diff;
 pub mod doctor;
 pub mod exit;
+pub mod history;
 pub mod info;
 pub mod json;
+pub mod log;
 pub mod ls;
 pub mod man;
+pub mod moments;
+pub mod provenance;
 pub mod read;
+pub mod records;
+pub mod repair;
+pub mod replay;
 pub mod rm;
 pub mod signals;
 pub mod stats;
 pub mod table;
+pub mod top;
 pub mod units;
 pub mod value;
+pub mod verify;
 pub mod watch;
 pub mod write;
 
@@ -52,8 +63,9 @@ Errors are one line on standard error, `mmsb: ...`; with --json an object there:
   {\"error\":{\"code\":4,\"message\":\"...\",\"name\":\"no_bus\"}}
 
 Environment:
-  MMSB_DIR  directory of the buses (default /dev/shm)
-  NO_COLOR  no colours
+  MMSB_DIR   directory of the buses (default /dev/shm)
+  MMSB_LOGS  directory with the logs of all buses, each in a directory named after its bus (default /var/lib/mmsb)
+  NO_COLOR   no colours
 
 Examples:
   mmsb create prices --size 256M --pages 'nyse/ibm::quote{price:f64,qty:u32}'
@@ -94,8 +106,26 @@ pub enum Command {
     Watch(watch::Args),
     /// Show counters, participants and subscriptions
     Stats(stats::Args),
+    /// Show rates, lag and the hottest pages, as they change
+    Top(top::Args),
     /// Look for dead participants, leftovers and bad settings
     Doctor(doctor::Args),
+    /// Look into the log of a bus: files, records, totals; export it
+    Log(log::Args),
+    /// Show what changed between two moments
+    Diff(diff::Args),
+    /// Show who changed a page, when, and how
+    History(history::Args),
+    /// Show what led to a change
+    Provenance(provenance::Args),
+    /// Play a recorded range into a bus, or make a past state a bus
+    Replay(replay::Args),
+    /// Write a checkpoint of a bus now
+    Checkpoint(checkpoint::Args),
+    /// Check log, checkpoints and bus against each other
+    Verify(verify::Args),
+    /// Cut a damaged log where the damage begins
+    Repair(repair::Args),
     /// Remove buses
     Rm(rm::Args),
     /// Show the bus under real load and real kills, and judge it
@@ -109,6 +139,9 @@ pub enum Command {
     /// A process of the demo
     #[command(hide = true)]
     DemoWorker(demo::WorkerArgs),
+    /// An agent of the demo
+    #[command(hide = true)]
+    DemoAgent(demo::AgentArgs),
     /// A process of a bench case
     #[command(hide = true)]
     BenchWorker(bench::WorkerArgs),
@@ -227,13 +260,23 @@ pub fn run(command: Command, context: &mut Context) -> Result<Code, Failure> {
         Command::Write(args) => write::run(&args, context),
         Command::Watch(args) => watch::run(&args, context),
         Command::Stats(args) => stats::run(&args, context),
+        Command::Top(args) => top::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
+        Command::Log(args) => log::run(&args, context),
+        Command::Diff(args) => diff::run(&args, context),
+        Command::History(args) => history::run(&args, context),
+        Command::Provenance(args) => provenance::run(&args, context),
+        Command::Replay(args) => replay::run(&args, context),
+        Command::Checkpoint(args) => checkpoint::run(&args, context),
+        Command::Verify(args) => verify::run(&args, context),
+        Command::Repair(args) => repair::run(&args, context),
         Command::Rm(args) => rm::run(&args, context),
         Command::Demo(args) => demo::run(&args, context),
         Command::Bench(args) => bench::run(&args, context),
         Command::Completions(args) => completions::run(&args, context),
         Command::Man(args) => man::run(&args, context),
         Command::DemoWorker(args) => demo::work(&args, context),
+        Command::DemoAgent(args) => demo::supervise(&args),
         Command::BenchWorker(args) => bench::work(&args, context),
     }
 }

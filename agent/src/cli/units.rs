@@ -43,7 +43,7 @@ pub fn count(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("{text:?} is no count below 2^32, such as 65536 or 64K"))
 }
 
-/// Parses a duration: `5`, `5s`, `250ms`, `10us`, `2m`, `1h`. A bare number is seconds.
+/// Parses a duration: `5`, `5s`, `250ms`, `10us`, `2m`, `1h`, `7d`. A bare number is seconds.
 ///
 /// # Errors
 ///
@@ -59,6 +59,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "us" | "µs" => 1e-6,
         "m" | "min" => 60.0,
         "h" => 3600.0,
+        "d" => 86400.0,
         _ => return Err(bad()),
     };
     let value: f64 = number.parse().map_err(|_| bad())?;
@@ -132,6 +133,7 @@ mod tests {
             ("250ms", 250),
             ("2m", 120_000),
             ("1 h", 3_600_000),
+            ("7d", 604_800_000),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }

@@ -15,7 +15,7 @@ use super::info::schema_of;
 use super::signals::Stop;
 use super::{Context, units};
 
-mod changes;
+pub(super) mod changes;
 
 use changes::Changes;
 
@@ -101,8 +101,8 @@ impl Side<'_> {
 }
 
 enum Feed<'b> {
-    Participant(Subscription<'b>),
-    Observer(ObserverSubscription<'b>),
+    Participant(Box<Subscription<'b>>),
+    Observer(Box<ObserverSubscription<'b>>),
 }
 
 impl Feed<'_> {
@@ -136,7 +136,7 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
         };
         let mut watch = Watch::new(Side::Observer(&observer), context, &stop);
         watch.begin(images)?;
-        return watch.follow(Feed::Observer(feed), args);
+        return watch.follow(Feed::Observer(Box::new(feed)), args);
     }
     let bus = context.bus(&args.bus).attach()?;
     let ids = ids(&args.page, |name| bus.page(name).map(|page| page.id()))?;
@@ -150,7 +150,8 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
         None => subscribe.pages(&ids),
     };
     let feed = subscribe.build()?;
-    Watch::new(Side::Participant(&bus), context, &stop).follow(Feed::Participant(feed), args)
+    Watch::new(Side::Participant(&bus), context, &stop)
+        .follow(Feed::Participant(Box::new(feed)), args)
 }
 
 fn ids(
@@ -464,7 +465,7 @@ impl<'b, 'c> Watch<'b, 'c> {
     }
 }
 
-fn kind_name(kind: Kind) -> &'static str {
+pub(super) fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Patch => "patch",
         Kind::Ranges => "ranges",

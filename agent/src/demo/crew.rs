@@ -28,6 +28,12 @@ pub enum Role {
     Write(usize),
     /// Publisher of the sources whose number has this remainder.
     Publish(usize),
+    /// Says now and then what the state of the running bus is, by hash.
+    Witness,
+    /// Reads from the segments of a bus whose processes are all dead how far its log was.
+    Coroner,
+    /// Compares a bus that was rebuilt with its log.
+    Examine,
 }
 
 impl Role {
@@ -39,6 +45,9 @@ impl Role {
             Role::Observe => vec!["observe".into()],
             Role::Write(n) => vec!["write".into(), n.to_string()],
             Role::Publish(n) => vec!["publish".into(), n.to_string()],
+            Role::Witness => vec!["witness".into()],
+            Role::Coroner => vec!["coroner".into()],
+            Role::Examine => vec!["examine".into()],
         }
     }
 }
@@ -51,6 +60,9 @@ impl std::fmt::Display for Role {
             Role::Observe => f.write_str("observer"),
             Role::Write(n) => write!(f, "writer {n}"),
             Role::Publish(n) => write!(f, "publisher {n}"),
+            Role::Witness => f.write_str("witness"),
+            Role::Coroner => f.write_str("coroner"),
+            Role::Examine => f.write_str("examiner"),
         }
     }
 }
@@ -257,6 +269,11 @@ impl Worker {
     pub fn resume(&mut self) {
         self.signal(Signal::SIGCONT);
         self.stopped_until = None;
+    }
+
+    /// Sends it SIGKILL, and does not wait for what comes of it.
+    pub fn strike(&self) {
+        self.signal(Signal::SIGKILL);
     }
 
     /// Kills it, and returns once it is dead and everything that it said was heard.

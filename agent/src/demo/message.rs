@@ -130,6 +130,87 @@ pub struct Followed {
     pub unfinished: Vec<String>,
 }
 
+/// The state of the running bus, between two deltas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// With this delta and all ahead of it. The log has it.
+    pub lsn: u64,
+    /// Hash of the state, in hex: a number of 128 bits is more than JSON has.
+    pub hash: String,
+}
+
+/// What the segments say when everybody is dead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remains {
+    /// Everything ahead of it is on disk.
+    pub durable_lsn: u64,
+    /// Where the ring ends.
+    pub end_lsn: u64,
+}
+
+/// A page in an excerpt of a difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageChange {
+    /// Its name.
+    pub page: String,
+    /// Ranges of its bytes that differ.
+    pub ranges: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Some of them as they were and as they are, by the schema of the page.
+    pub lines: Vec<String>,
+}
+
+/// What changed between two moments, in part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excerpt {
+    /// The one.
+    pub from_lsn: u64,
+    /// The other.
+    pub to_lsn: u64,
+    /// Pages that differ.
+    pub pages: u64,
+    /// Some of them.
+    pub shown: Vec<PageChange>,
+}
+
+/// What a rebuilt bus and its log look like, one beside the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examined {
+    /// How often the bus was built, with the first time.
+    pub incarnation: u64,
+    /// Where the log ended, and the rebuilt bus begins.
+    pub fork_lsn: u64,
+    /// Pages of the bus.
+    pub pages: u64,
+    /// Hash of the rebuilt bus, read from its pages.
+    pub rebuilt: String,
+    /// Hash of the state that replaying the log up to the same LSN gives.
+    pub replayed: String,
+    /// Pages that `Log::verify_live` found equal.
+    pub equal: u64,
+    /// ... and those that it found different.
+    pub different: Vec<String>,
+    /// Pages that are parts of two writes.
+    pub torn: Vec<String>,
+    /// How far each stream's page is.
+    pub last: Vec<u64>,
+    /// The hash that the log gives at the LSN of each cut, or why it gives none.
+    pub cuts: Vec<(u64, Result<String, String>)>,
+    /// Records that were replayed to verify the log from its beginning.
+    pub records: u64,
+    /// Checkpoints that were compared with it.
+    pub checkpoints: u64,
+    /// What that found wrong.
+    pub problems: Vec<String>,
+    /// Files of the log.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// What changed between the first of the cuts and the end.
+    pub diff: Option<Excerpt>,
+}
+
 /// A line that is no acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -148,6 +229,12 @@ pub enum Message {
     Observed(Observed),
     /// From the subscriber, now and then and at the end.
     Followed(Followed),
+    /// From the witness.
+    Cut(Cut),
+    /// From the coroner.
+    Remains(Remains),
+    /// From the examiner.
+    Examined(Box<Examined>),
 }
 
 /// A line of a worker.
@@ -265,6 +352,13 @@ mod tests {
             },
             Message::Observed(Observed::default()),
             Message::Followed(Followed::default()),
+            Message::Cut(Cut::default()),
+            Message::Remains(Remains::default()),
+            Message::Examined(Box::new(Examined {
+                cuts: vec![(1, Ok("ab".into())), (2, Err("gone".into()))],
+                diff: Some(Excerpt::default()),
+                ..Examined::default()
+            })),
         ];
         for message in messages {
             let line = serde_json::to_string(&message).unwrap();

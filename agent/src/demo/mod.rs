@@ -11,9 +11,12 @@
 //! A delta counts as acknowledged when its writer has said so on its pipe, behind the call that committed it. At the end
 //! the ring and the pages must hold at least what was acknowledged, every stream of numbers must be without a hole or a
 //! repetition, and every page must equal the model's.
+//!
+//! Then, on a second bus, the same with a log and reboots: see [`durable`].
 
 pub mod content;
 pub mod crew;
+pub mod durable;
 pub mod follow;
 pub mod message;
 pub mod model;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::cli::table::{Align, Style, Table, byte_rate, bytes, count, duration, rate};
 
 use super::crew::Ledger;
+use super::durable::report::Durable;
 use super::message::{Followed, Latency, Observed, Recoveries};
 use super::model::{Cast, Faults};
 use super::torment::Options;
@@ -117,6 +118,8 @@ pub struct Report {
     pub commit_latency: Latency,
     /// From the begin of a write to its delivery to the subscriber.
     pub delivery_latency: Latency,
+    /// What came of the act with a log; `None`: it was left out.
+    pub durable: Option<Durable>,
 }
 
 impl Report {
@@ -229,7 +232,18 @@ impl Report {
             pages_different: followed.different.clone(),
             commit_latency: ledger.commits(),
             delivery_latency: followed.delivery,
+            durable: None,
         }
+    }
+
+    /// Takes the verdict on the act with a log in.
+    pub fn add(&mut self, durable: Durable) {
+        self.ok &= durable.ok;
+        let problems = durable.problems.iter();
+        self.problems
+            .extend(problems.map(|problem| format!("with a log: {problem}")));
+        self.ended_early |= durable.ended_early;
+        self.durable = Some(durable);
     }
 
     /// Writes it for people.
@@ -316,8 +330,17 @@ impl Report {
             ("delivery", self.delivery_latency),
         ])
         .print(out, style)?;
+        if let Some(durable) = &self.durable {
+            durable.print(out)?;
+        }
         if self.ok {
-            writeln!(out, "nothing torn, nothing lost, nobody stuck")
+            let durable = match &self.durable {
+                Some(durable) if !durable.reboots.is_empty() => {
+                    "; nothing acknowledged as Synced was lost by a reboot"
+                }
+                _ => "",
+            };
+            writeln!(out, "nothing torn, nothing lost, nobody stuck{durable}")
         } else {
             for problem in &self.problems {
                 writeln!(out, "WRONG: {problem}")?;
@@ -412,6 +435,29 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("nothing torn, nothing lost"), "{text}");
         assert!(serde_json::to_value(&report).unwrap()["ok"] == true);
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_log_spoils_the_verdict() {
+        let mut report = judge(|_, _, _| {});
+        report.add(Durable {
+            problems: vec!["a reboot lost something".into()],
+            ..Durable::default()
+        });
+        assert!(!report.ok);
+        let mut out = Vec::new();
+        report.print(&mut out, Style::PLAIN).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains("WRONG: with a log: a reboot lost something"),
+            "{text}"
+        );
+        let mut report = judge(|_, _, _| {});
+        report.add(Durable {
+            ok: true,
+            ..Durable::default()
+        });
+        assert!(report.ok);
     }
 
     #[test]

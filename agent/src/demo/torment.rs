@@ -408,6 +408,8 @@ impl Tormentor<'_> {
             Message::Failed { message } => self.facts.fail(message),
             Message::Observed(observed) => self.observed = observed,
             Message::Followed(followed) => self.followed = followed,
+            // Nobody of this crew says so.
+            Message::Cut(_) | Message::Remains(_) | Message::Examined(_) => {}
         }
     }
 

@@ -15,7 +15,7 @@ use super::crew::Role;
 use super::message::{Message, Parent};
 use super::model::{Cast, Part};
 use super::torment::PUBLISHERS;
-use super::{follow, observe, sources};
+use super::{durable, follow, observe, sources};
 
 /// A writer may have to wait for one that is stopped, or for a ring that a busy machine does not empty.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,10 +37,14 @@ pub struct Assignment {
     pub writers: usize,
     /// Size of the ring, for the one that makes the bus.
     pub ring_bytes: u64,
-    /// `setup`, `follow`, `observe`, `write` or `publish`.
+    /// `setup`, `follow`, `observe`, `write`, `publish`, `witness`, `coroner` or `examine`.
     pub role: String,
     /// Which of its kind.
     pub number: usize,
+    /// Directory of the log, if the bus has one.
+    pub log: Option<PathBuf>,
+    /// LSNs of cuts, for the examiner.
+    pub at: Vec<u64>,
 }
 
 impl Assignment {
@@ -59,6 +63,9 @@ impl Assignment {
             "observe" => Role::Observe,
             "write" if self.number < self.writers => Role::Write(self.number),
             "publish" if self.number < PUBLISHERS => Role::Publish(self.number),
+            "witness" => Role::Witness,
+            "coroner" => Role::Coroner,
+            "examine" => Role::Examine,
             _ => {
                 return Err(Failure::usage(format!(
                     "no {} {} in the demo",
@@ -90,11 +97,18 @@ pub fn run(assignment: &Assignment) -> Result<(), Failure> {
     let role = assignment.role()?;
     let cast = Cast::new(assignment.writers);
     let result = match role {
+        Role::Setup if assignment.log.is_some() => durable::write::set_up(assignment, &cast),
         Role::Setup => set_up(assignment, &cast),
+        Role::Write(writer) if assignment.log.is_some() => {
+            durable::write::write(assignment, &cast, writer, &mut parent)
+        }
         Role::Follow => follow::run(assignment, cast, &mut parent),
         Role::Observe => observe::run(assignment, cast, &mut parent),
         Role::Write(writer) => write(assignment, &cast, writer, &mut parent),
         Role::Publish(publisher) => publish(assignment, &cast, publisher, &mut parent),
+        Role::Witness => durable::witness::run(assignment, &mut parent),
+        Role::Coroner => durable::examine::remains(assignment, &mut parent),
+        Role::Examine => durable::examine::run(assignment, &cast, &mut parent),
     };
     let mut told = |failure: &Failure| {
         let message = format!("{role}: {}", failure.message);
@@ -121,7 +135,12 @@ fn set_up(assignment: &Assignment, cast: &Cast) -> Result<(), Failure> {
     })
 }
 
-fn make_pages(bus: &Bus, assignment: &Assignment, cast: &Cast) -> Result<(), Failure> {
+/// Makes all pages of the cast.
+///
+/// # Errors
+///
+/// That there is no room, or that they are there.
+pub fn make_pages(bus: &Bus, assignment: &Assignment, cast: &Cast) -> Result<(), Failure> {
     let own = content::own_schema().map_err(mmsb::Error::from)?;
     // A delta of a page with version slots must fit into a quarter of the ring; others may go through a block.
     let fits = assignment.ring_bytes / 4 > 2 * content::OWN_BYTES as u64;
@@ -217,6 +236,12 @@ fn publish(
     parent: &mut Parent,
 ) -> Result<(), Failure> {
     let bus = assignment.bus(Role::Publish(publisher)).attach()?;
+    let mut is_measured = true;
+    if assignment.log.is_some() {
+        let promise = durable::promise_of(Role::Publish(publisher));
+        bus.set_durability(promise.durability());
+        is_measured = promise == durable::Promise::Synced;
+    }
     let mut mine = Vec::new();
     let mut resumed = Vec::new();
     for (number, source) in sources::all().into_iter().enumerate() {
@@ -263,7 +288,7 @@ fn publish(
                 }
             }
             let ns = (started.elapsed().as_nanos() as u64).max(1);
-            parent.ack(*stream, *samples, ns)?;
+            parent.ack(*stream, *samples, if is_measured { ns } else { 0 })?;
         }
         std::thread::sleep(SAMPLE_PAUSE);
     }

@@ -13,6 +13,18 @@ pub enum Floor {
     Wake,
     /// The kernel takes a killed process down; the case measures it.
     Teardown,
+    /// One synced write of 4 KiB past the page cache.
+    DiskWrite,
+    /// So many threads commit by such writes, which they share, one in flight.
+    GroupCommit(usize),
+    /// The bytes of an operation, at the bandwidth of the disk for large writes.
+    DiskStream,
+    /// The same commits on a bus without a log; the case measures it.
+    Unlogged,
+    /// Reading the same bytes out of the page cache, nothing else; the case measures it.
+    ReadCached,
+    /// Reading the same bytes from the disk, nothing else; the case measures it.
+    ReadDisk,
 }
 
 impl Floor {
@@ -23,6 +35,14 @@ impl Floor {
             Floor::Copy(bytes) => format!("memcpy, {bytes} B"),
             Floor::Wake => "futex wake".to_owned(),
             Floor::Teardown => "teardown by the kernel".to_owned(),
+            Floor::DiskWrite => "4 KiB O_DIRECT + DSYNC write".to_owned(),
+            Floor::GroupCommit(threads) => {
+                format!("bare group commit, {threads} threads, one write in flight")
+            }
+            Floor::DiskStream => "sequential O_DIRECT writes of the same bytes".to_owned(),
+            Floor::Unlogged => "the same without a log".to_owned(),
+            Floor::ReadCached => "reading the same bytes, cached".to_owned(),
+            Floor::ReadDisk => "reading the same bytes once, from the disk".to_owned(),
         }
     }
 }
@@ -44,6 +64,18 @@ pub enum Target {
     Commits(f64),
     /// Bytes of memory.
     Memory(f64),
+    /// Synced commits in a second where one small write takes 0.1 ms; in proportion where it takes more or less.
+    SyncedRate(f64),
+    /// Operations in a second, and at that rate nobody waits.
+    SteadyRate(f64),
+    /// Bytes in a second, or 80 % of what the disk can; and at that rate nobody waits.
+    SteadyBytes(f64),
+    /// Bytes in a second.
+    Bytes(f64),
+    /// Bytes of the log per operation.
+    LogBytes(f64),
+    /// Times the floor, and times the 99th percentile of writers that nothing disturbs.
+    RatioAndWriters(f64, f64),
     /// Nothing was promised.
     None,
 }
@@ -63,6 +95,16 @@ impl Target {
             }
             Target::Commits(times) => format!("<= {times} x commit of 64 B"),
             Target::Memory(bytes) => format!("<= {} GiB", bytes / f64::from(1 << 30)),
+            Target::SyncedRate(rate) => format!(">= {} k/s at 0.1 ms a write", rate / 1e3),
+            Target::SteadyRate(rate) => format!(">= {}, without waits", millions(rate)),
+            Target::SteadyBytes(rate) => {
+                format!(">= {} GB/s or 80 % of the disk, without waits", rate / 1e9)
+            }
+            Target::Bytes(rate) => format!(">= {} GB/s", rate / 1e9),
+            Target::LogBytes(bytes) => format!("<= {bytes} B of log each"),
+            Target::RatioAndWriters(ratio, writers) => {
+                format!("<= {ratio} x floor, writers' p99 <= {writers} x")
+            }
             Target::None => String::new(),
         }
     }
@@ -82,6 +124,22 @@ impl Target {
                 .number("commit_64_p50_ns")
                 .map(|commit| measured.p50_ns <= times * commit),
             Target::Memory(most) => measured.number("memory_bytes").map(|is| is <= most),
+            Target::SyncedRate(least) => measured
+                .number("write_ns")
+                .map(|write| measured.per_second * write / 100_000.0 >= least),
+            Target::SteadyRate(least) => {
+                Some(measured.per_second >= least && measured.number("paced_waits")? == 0.0)
+            }
+            Target::SteadyBytes(least) => {
+                let is = measured.number("bytes_per_second")?;
+                let disk = measured.number("disk_bytes_per_second")?;
+                Some(is >= least.min(0.8 * disk) && measured.number("paced_waits")? == 0.0)
+            }
+            Target::Bytes(least) => at_least("bytes_per_second", least),
+            Target::LogBytes(most) => measured.number("log_bytes_each").map(|is| is <= most),
+            Target::RatioAndWriters(most, writers) => {
+                Some(ratio? <= most && measured.number("writer_p99_ratio")? <= writers)
+            }
             Target::None => None,
         }
     }
@@ -94,6 +152,10 @@ pub struct Case {
     pub name: &'static str,
     /// Bytes of one operation.
     pub bytes: usize,
+    /// Threads that write, where the case is about their number.
+    pub writers: Option<usize>,
+    /// Whether it has to do with the disk: such cases are run when asked for.
+    pub is_durable: bool,
     /// What it is compared with.
     pub floor: Floor,
     /// Whether it measures round trips whose way back is a bare line of 8 bytes.
@@ -114,6 +176,8 @@ const fn case(
     Case {
         name,
         bytes,
+        writers: None,
+        is_durable: false,
         floor,
         is_one_way: false,
         target,
@@ -125,6 +189,37 @@ const fn one_way(name: &'static str, bytes: usize, target: Target, what: &'stati
     Case {
         is_one_way: true,
         ..case(name, bytes, Floor::Line(bytes), target, what)
+    }
+}
+
+const fn durable(
+    name: &'static str,
+    bytes: usize,
+    floor: Floor,
+    target: Target,
+    what: &'static str,
+) -> Case {
+    Case {
+        is_durable: true,
+        ..case(name, bytes, floor, target, what)
+    }
+}
+
+const fn synced(writers: usize, floor: Floor, target: Target, what: &'static str) -> Case {
+    Case {
+        writers: Some(writers),
+        ..durable("synced", 64, floor, target, what)
+    }
+}
+
+impl Case {
+    /// Its name, with what tells it from others of that name.
+    pub fn label(&self) -> String {
+        match self.writers {
+            Some(1) => format!("{}, 1 writer", self.name),
+            Some(writers) => format!("{}, {writers} writers", self.name),
+            None => self.name.to_owned(),
+        }
     }
 }
 
@@ -262,6 +357,80 @@ pub const CASES: &[Case] = &[
         Target::P50(5e6),
         "kill of a page's owner to the next writer's commit",
     ),
+    synced(
+        1,
+        Floor::DiskWrite,
+        Target::Ratio(1.25),
+        "patch a page, and it is on disk",
+    ),
+    synced(
+        8,
+        Floor::GroupCommit(8),
+        Target::SyncedRate(35e3),
+        "the same by threads of 4 processes",
+    ),
+    synced(
+        64,
+        Floor::GroupCommit(64),
+        Target::SyncedRate(150e3),
+        "the same by threads of 4 processes",
+    ),
+    durable(
+        "buffered",
+        64,
+        Floor::DiskStream,
+        Target::SteadyRate(5e6),
+        "patches flat out, all of them logged",
+    ),
+    durable(
+        "buffered",
+        1024,
+        Floor::DiskStream,
+        Target::SteadyBytes(1e9),
+        "patches flat out, all of them logged",
+    ),
+    durable(
+        "log_bytes",
+        64,
+        LINE,
+        Target::LogBytes(132.0),
+        "patches flat out; the bytes that they take in the log",
+    ),
+    durable(
+        "attached_cost",
+        64,
+        Floor::Unlogged,
+        Target::Ratio(1.1),
+        "CPU time of a volatile patch at 2 M/s, with a log attached",
+    ),
+    durable(
+        "replay",
+        64,
+        Floor::ReadCached,
+        Target::Rate(8e6),
+        "a patch of a log in the page cache, by all cores",
+    ),
+    durable(
+        "replay",
+        1024,
+        Floor::ReadCached,
+        Target::Bytes(2e9),
+        "a patch of a log in the page cache, by all cores",
+    ),
+    durable(
+        "checkpoint",
+        1 << 30,
+        Floor::DiskStream,
+        Target::RatioAndWriters(1.25, 2.0),
+        "a checkpoint of so many bytes of pages, beside a writer",
+    ),
+    durable(
+        "restart",
+        1 << 30,
+        Floor::ReadDisk,
+        Target::Ratio(1.0),
+        "open and read, from a checkpoint and as much log behind it",
+    ),
 ];
 
 #[cfg(test)]
@@ -271,7 +440,8 @@ mod tests {
     #[test]
     fn no_case_is_there_twice() {
         for (at, case) in CASES.iter().enumerate() {
-            let is_same = |other: &Case| (other.name, other.bytes) == (case.name, case.bytes);
+            let key = |case: &Case| (case.name, case.bytes, case.writers);
+            let is_same = |other: &Case| key(other) == key(case);
             assert_eq!(CASES.iter().position(is_same), Some(at), "{}", case.name);
             assert!(case.bytes.is_multiple_of(8) && !case.what.is_empty());
         }
@@ -287,7 +457,13 @@ mod tests {
         .with("reads_per_second", 5.0)
         .with("writes_per_second", 6.0)
         .with("commit_64_p50_ns", 12.0)
-        .with("memory_bytes", 10);
+        .with("memory_bytes", 10)
+        .with("write_ns", 200_000.0)
+        .with("paced_waits", 0)
+        .with("bytes_per_second", 70.0)
+        .with("disk_bytes_per_second", 80.0)
+        .with("log_bytes_each", 131.5)
+        .with("writer_p99_ratio", 1.5);
         let met = |target: Target| target.is_met(&measured, Some(1.1));
         assert_eq!(met(Target::P50(25.0)), Some(true));
         assert_eq!(met(Target::P50(24.9)), Some(false));
@@ -300,6 +476,22 @@ mod tests {
         assert_eq!(met(Target::ReadsAndWrites(5.0, 6.0)), Some(true));
         assert_eq!(met(Target::Commits(2.0)), Some(false));
         assert_eq!(met(Target::Memory(10.0)), Some(true));
+        assert_eq!(met(Target::SyncedRate(200.0)), Some(true), "a slow disk");
+        assert_eq!(met(Target::SyncedRate(201.0)), Some(false));
+        assert_eq!(met(Target::SteadyRate(100.0)), Some(true));
+        assert_eq!(met(Target::SteadyRate(101.0)), Some(false));
+        let waited = measured.clone().with("paced_waits", 1);
+        assert_eq!(
+            Target::SteadyRate(1.0).is_met(&waited, Some(1.1)),
+            Some(false)
+        );
+        assert_eq!(met(Target::SteadyBytes(71.0)), Some(true), "the disk's");
+        assert_eq!(met(Target::Bytes(71.0)), Some(false));
+        assert_eq!(met(Target::LogBytes(132.0)), Some(true));
+        assert_eq!(met(Target::LogBytes(131.0)), Some(false));
+        assert_eq!(met(Target::RatioAndWriters(1.1, 1.5)), Some(true));
+        assert_eq!(met(Target::RatioAndWriters(1.1, 1.4)), Some(false));
+        assert_eq!(met(Target::RatioAndWriters(1.0, 1.5)), Some(false));
         assert_eq!(met(Target::None), None);
     }
 

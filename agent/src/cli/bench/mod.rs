@@ -6,12 +6,14 @@
 
 mod cases;
 mod catalogue;
+mod disk;
 mod report;
 mod rig;
 mod runner;
 mod samples;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mmsb_benches::floor;
@@ -20,7 +22,7 @@ use super::Context;
 use super::exit::{Code, Failure};
 use super::signals::Stop;
 use cases::Outcome;
-use catalogue::CASES;
+use catalogue::{CASES, Case};
 use rig::Job;
 use runner::Runner;
 
@@ -32,13 +34,17 @@ bare cache line whose time is taken off. The floor is what the machine itself ta
 cache lines between two processes, memcpy, a futex. Targets are for a quiet machine; whether they are met does not change
 the exit code.
 
-Each case ends by comparing LSNs, epochs and bytes with the commits it made.
+With --durable the log is measured instead, on the disk that holds the current directory or --disk, against what the
+disk itself takes: small writes, each synced by itself, and large ones.
+
+Each case ends by comparing LSNs, epochs and bytes with the commits it made; a durable one also replays its log.
 
 Exit codes: 0 all of that held, 1 something was wrong.
 
 Examples:
   mmsb bench
   mmsb bench --case commit --case one_way_ring
+  mmsb bench --durable --disk /var/lib/mmsb
   mmsb bench --quick --json | jq -c '[.case, .bytes, .p50_ns, .ratio_to_floor]'";
 
 /// Arguments of `mmsb bench`.
@@ -52,6 +58,12 @@ pub struct Args {
     /// Measure for a sixth of the time
     #[arg(long)]
     pub quick: bool,
+    /// Measure the durable log, on a disk
+    #[arg(long)]
+    pub durable: bool,
+    /// Where the durable cases keep their logs [default: a directory of their own in the current one]
+    #[arg(long, value_name = "DIR")]
+    pub disk: Option<PathBuf>,
     /// The two cores, such as 0,2 [default: the first two that may be used]
     #[arg(long, value_name = "A,B", value_parser = two_cpus)]
     pub cpus: Option<(usize, usize)>,
@@ -78,6 +90,12 @@ pub struct WorkerArgs {
     pub lines: i32,
     /// The process that started this one
     pub parent: i32,
+    /// Threads that write
+    #[arg(long, default_value_t = 0)]
+    pub writers: usize,
+    /// Directory on the disk
+    #[arg(long)]
+    pub disk: Option<PathBuf>,
 }
 
 /// The names of the cases.
@@ -111,6 +129,17 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
             floor::two_cpus().map_err(|error| Failure::problem(format!("mmsb bench: {error}")))?
         }
     };
+    // Those that were asked for by name; else all that have to do with the disk, or all others.
+    let is_wanted = |case: &Case| match args.cases.is_empty() {
+        true => case.is_durable == args.durable,
+        false => {
+            args.cases.iter().any(|name| name == case.name) && (case.is_durable || !args.durable)
+        }
+    };
+    let needs_disk = CASES.iter().any(|case| case.is_durable && is_wanted(case));
+    let disk = needs_disk
+        .then(|| disk::Directory::new(args.disk.as_deref()))
+        .transpose()?;
     // Ahead of all threads, and of the first bus.
     let stop = Stop::on_signals()?;
     let runner = Runner {
@@ -118,6 +147,7 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
         cpus,
         quick: args.quick,
         stop,
+        disk: disk.as_ref().map(|disk| disk.path().to_owned()),
     };
     if cfg!(debug_assertions) {
         eprintln!("mmsb: this is a debug build: the figures mean nothing");
@@ -125,12 +155,12 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
     let mut rows = Vec::new();
     let mut wrong = Vec::new();
     for case in CASES {
-        if !args.cases.is_empty() && !args.cases.iter().any(|name| name == case.name) {
+        if !is_wanted(case) {
             continue;
         }
         let row = runner.run(case)?;
         if let report::Result::Failed(why) = &row.result {
-            wrong.push(format!("{} ({} B): {why}", case.name, case.bytes));
+            wrong.push(format!("{} ({} B): {why}", case.label(), case.bytes));
         }
         if context.json {
             context.event(&row.to_json())?;
@@ -165,10 +195,17 @@ pub fn work(args: &WorkerArgs, context: &mut Context) -> Result<Code, Failure> {
         cpus: args.cpus,
         budget: Duration::from_millis(args.millis),
         lines: args.lines,
+        writers: args.writers,
+        disk: args.disk.clone(),
+    };
+    // Cases that have to do with the disk have more threads than cores, and pin those that must not move themselves.
+    let pin = |cpu| match job.disk {
+        Some(_) => Ok(()),
+        None => rig::pin(cpu),
     };
     rig::end_with(args.parent)?;
     let done = match args.role.as_str() {
-        "lead" => rig::pin(job.cpus.0)
+        "lead" => pin(job.cpus.0)
             .and_then(|()| cases::lead(&job))
             .and_then(|outcome| match outcome {
                 Outcome::Measured(measured) => serde_json::to_string(&measured)
@@ -176,8 +213,12 @@ pub fn work(args: &WorkerArgs, context: &mut Context) -> Result<Code, Failure> {
                 Outcome::Skipped(why) => Ok(format!("skipped {why}")),
             })
             .and_then(|line| rig::say(&line)),
-        "peer" => rig::pin(job.cpus.1).and_then(|()| cases::peer(&job)),
-        "floor" => runner::floor(&job).and_then(|ns| rig::say(&ns.to_string())),
+        "peer" => pin(job.cpus.1).and_then(|()| cases::peer(&job)),
+        "floor" => runner::floor(&job)
+            .and_then(|figures| {
+                serde_json::to_string(&figures).map_err(|error| Failure::problem(error.to_string()))
+            })
+            .and_then(|line| rig::say(&line)),
         other => Err(Failure::usage(format!("there is no role {other:?}"))),
     };
     if let Err(failure) = done {
@@ -213,6 +254,8 @@ mod tests {
             cpus: (1, 0),
             budget: Duration::from_millis(250),
             lines: -1,
+            writers: 8,
+            disk: Some("/var/tmp/x y".into()),
         };
         let mut arguments = vec!["mmsb".into()];
         arguments.extend(job.arguments("peer"));
@@ -223,6 +266,8 @@ mod tests {
         assert_eq!((args.role.as_str(), args.case.as_str()), ("peer", "wake"));
         assert_eq!((args.bytes, args.cpus, args.lines), (8, (1, 0), -1));
         assert_eq!(args.millis, 250);
+        assert_eq!(args.writers, 8);
+        assert_eq!(args.disk.as_deref(), Some("/var/tmp/x y".as_ref()));
         assert_eq!(args.parent, i32::try_from(std::process::id()).unwrap());
     }
 }

@@ -5,20 +5,21 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::catalogue::{Case, Target};
+use super::runner::FloorFigures;
 use super::samples::Measured;
 use crate::cli::table::{self, Align, Table};
 
-/// The floors around a case, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default)]
+/// The floors around a case.
+#[derive(Clone, Debug, Default)]
 pub struct Floors {
     /// What the case is compared with, right before it.
-    pub before: Option<f64>,
+    pub before: Option<FloorFigures>,
     /// And right after.
-    pub after: Option<f64>,
+    pub after: Option<FloorFigures>,
     /// What its answers take, right before it.
-    pub line_before: Option<f64>,
+    pub line_before: Option<FloorFigures>,
     /// And right after.
-    pub line_after: Option<f64>,
+    pub line_after: Option<FloorFigures>,
 }
 
 /// How a case went.
@@ -43,8 +44,9 @@ pub struct Row {
     pub result: Result,
 }
 
-fn mean(before: Option<f64>, after: Option<f64>) -> Option<f64> {
-    Some((before? + after?) / 2.0)
+/// Mean of before and after, in nanoseconds.
+fn mean(before: &Option<FloorFigures>, after: &Option<FloorFigures>) -> Option<f64> {
+    Some((before.as_ref()?.ns + after.as_ref()?.ns) / 2.0)
 }
 
 /// To a hundredth: the clock knows no more.
@@ -54,10 +56,23 @@ fn rounded(ns: f64) -> Value {
 
 impl Row {
     /// Takes the way back off the round trips of a case that has them.
-    pub fn new(case: &'static Case, floors: Floors, mut result: Result) -> Row {
-        if let (Result::Measured(measured), Some(line)) =
-            (&mut result, mean(floors.line_before, floors.line_after))
+    pub fn new(case: &'static Case, mut floors: Floors, mut result: Result) -> Row {
+        if let (Result::Measured(measured), Some(before), Some(after)) =
+            (&mut result, &mut floors.before, &mut floors.after)
         {
+            // The floor was measured for a byte, and is that of an operation.
+            if let Some(bytes) = measured.floor_bytes {
+                before.ns *= bytes;
+                after.ns *= bytes;
+            }
+            for (name, figure) in &before.more {
+                let after = after.more.get(name).unwrap_or(figure);
+                let mean = (figure + after) / 2.0;
+                measured.more.insert(name.clone(), rounded(mean));
+            }
+        }
+        let line = mean(&floors.line_before, &floors.line_after);
+        if let (Result::Measured(measured), Some(line)) = (&mut result, line) {
             let round_trip = measured.p50_ns;
             measured
                 .more
@@ -83,7 +98,7 @@ impl Row {
             Result::Measured(measured) => measured.floor_ns,
             _ => None,
         };
-        own.or_else(|| mean(self.floors.before, self.floors.after))
+        own.or_else(|| mean(&self.floors.before, &self.floors.after))
     }
 
     fn ratio(&self) -> Option<f64> {
@@ -106,10 +121,17 @@ impl Row {
             name, bytes, what, ..
         } = self.case;
         let mut row = json!({"case": name, "bytes": bytes, "what": what});
+        let ns = |floor: &Option<FloorFigures>| match floor {
+            Some(floor) => rounded(floor.ns),
+            None => Value::Null,
+        };
         let Some(fields) = row.as_object_mut() else {
             return row;
         };
         let mut add = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+        if let Some(writers) = self.case.writers {
+            add("writers", json!(writers));
+        }
         match &self.result {
             Result::Measured(measured) => {
                 add("p50_ns", rounded(measured.p50_ns));
@@ -120,14 +142,8 @@ impl Row {
                 add("ratio_to_floor", json!(ratio));
                 add("floor", json!(self.case.floor.name()));
                 add("floor_ns", self.floor().map_or(Value::Null, rounded));
-                add(
-                    "floor_before_ns",
-                    self.floors.before.map_or(Value::Null, rounded),
-                );
-                add(
-                    "floor_after_ns",
-                    self.floors.after.map_or(Value::Null, rounded),
-                );
+                add("floor_before_ns", ns(&self.floors.before));
+                add("floor_after_ns", ns(&self.floors.after));
                 add("target", json!(self.case.target.name()));
                 add("meets_target", json!(self.is_met()));
                 add("block", json!(measured.block));
@@ -167,12 +183,9 @@ pub fn progress(row: &Row) {
         Result::Failed(why) => format!("FAILED: {why}"),
     };
     let Case {
-        name,
-        bytes,
-        what: does,
-        ..
+        bytes, what: does, ..
     } = row.case;
-    eprintln!("{name} ({bytes} B: {does}): {what}");
+    eprintln!("{} ({bytes} B: {does}): {what}", row.case.label());
 }
 
 /// All cases.
@@ -190,7 +203,7 @@ pub fn table(rows: &[Row]) -> Table {
         ("met", Align::Left),
     ]);
     for row in rows {
-        let mut cells = vec![row.case.name.to_owned(), row.case.bytes.to_string()];
+        let mut cells = vec![row.case.label(), row.case.bytes.to_string()];
         match &row.result {
             Result::Measured(measured) => {
                 cells.extend([measured.p50_ns, measured.p99_ns, measured.p999_ns].map(nanos));
@@ -214,6 +227,26 @@ pub fn table(rows: &[Row]) -> Table {
     table
 }
 
+/// What else a case that has to do with the disk measured.
+fn of_the_disk(measured: &Measured) -> String {
+    let words = measured.more.iter().map(|(name, value)| {
+        let number = value.as_f64().unwrap_or(f64::NAN);
+        let name = name.replace('_', " ");
+        if let Some(name) = name.strip_suffix(" ns") {
+            format!("{name} {}", nanos(number))
+        } else if let Some(name) = name.strip_suffix("bytes per second") {
+            format!("{name}{:.2} GB/s", number / 1e9)
+        } else if let Some(name) = name.strip_suffix("per second") {
+            format!("{name}{}", table::rate(number))
+        } else if number.fract() == 0.0 {
+            format!("{name} {number}")
+        } else {
+            format!("{name} {number:.2}")
+        }
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
 /// What does not fit the columns.
 pub fn notes(rows: &[Row], cpus: (usize, usize)) -> Vec<String> {
     let mut notes = vec![
@@ -224,7 +257,7 @@ pub fn notes(rows: &[Row], cpus: (usize, usize)) -> Vec<String> {
         ),
     ];
     for row in rows {
-        let name = format!("{} ({} B)", row.case.name, row.case.bytes);
+        let name = format!("{} ({} B)", row.case.label(), row.case.bytes);
         match &row.result {
             Result::Measured(measured) => {
                 let rate = |key: &str| table::rate(measured.number(key).unwrap_or(f64::NAN));
@@ -248,6 +281,7 @@ pub fn notes(rows: &[Row], cpus: (usize, usize)) -> Vec<String> {
                             ns("commit_64_p50_ns")
                         )
                     }
+                    _ if row.case.is_durable => of_the_disk(measured),
                     _ if measured.more.contains_key("both_ways_p50_ns") => format!(
                         "half of a round trip with both ways through the bus: {}",
                         ns("both_ways_p50_ns")
@@ -287,10 +321,10 @@ mod tests {
     #[test]
     fn one_way_is_the_round_trip_less_the_way_back() {
         let floors = Floors {
-            before: Some(90.0),
-            after: Some(110.0),
-            line_before: Some(90.0),
-            line_after: Some(110.0),
+            before: Some(90.0.into()),
+            after: Some(110.0.into()),
+            line_before: Some(90.0.into()),
+            line_after: Some(110.0.into()),
         };
         let row = Row::new(case("one_way_page"), floors, measured(230.0)).to_json();
         assert_eq!(row["p50_ns"], 130.0);
@@ -307,12 +341,20 @@ mod tests {
     #[test]
     fn every_line_names_its_case_and_a_failure_is_not_a_figure() {
         let floors = Floors::default();
-        let failed = Row::new(case("read"), floors, Result::Failed("torn".to_owned()));
+        let failed = Row::new(
+            case("read"),
+            floors.clone(),
+            Result::Failed("torn".to_owned()),
+        );
         let row = failed.to_json();
         assert_eq!((&row["case"], &row["bytes"]), (&json!("read"), &json!(64)));
         assert_eq!(row["failed"], "torn");
         assert!(row.get("p50_ns").is_none());
-        let skipped = Row::new(case("memory"), floors, Result::Skipped("small".to_owned()));
+        let skipped = Row::new(
+            case("memory"),
+            floors.clone(),
+            Result::Skipped("small".to_owned()),
+        );
         assert_eq!(skipped.to_json()["skipped"], "small");
         let rows = [
             failed,

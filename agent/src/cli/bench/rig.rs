@@ -1,7 +1,7 @@
 //! What the processes of a case have in common: the bus, their cores, how they wait for each other, what they check.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -40,6 +40,10 @@ pub struct Job {
     pub budget: Duration,
     /// Descriptor of the lines, in a second process.
     pub lines: i32,
+    /// Threads that write; 0 where that is not what the case is about.
+    pub writers: usize,
+    /// Directory on the disk, of this case alone.
+    pub disk: Option<PathBuf>,
 }
 
 impl Job {
@@ -58,6 +62,12 @@ impl Job {
             getpid().as_raw_nonzero().to_string(),
         ];
         arguments.extend(words.map(Into::into));
+        if self.writers > 0 {
+            arguments.extend(["--writers".into(), self.writers.to_string().into()]);
+        }
+        if let Some(disk) = &self.disk {
+            arguments.extend(["--disk".into(), disk.clone().into()]);
+        }
         arguments
     }
 
@@ -71,6 +81,22 @@ impl Job {
             .dir(&self.dir)
             .source("bench")
             .create()?)
+    }
+
+    /// Whether there is little time.
+    pub fn is_quick(&self) -> bool {
+        self.budget.as_millis() < 300
+    }
+
+    /// The directory on the disk.
+    ///
+    /// # Errors
+    ///
+    /// If the case was given none.
+    pub fn disk(&self) -> Result<&Path, Failure> {
+        self.disk
+            .as_deref()
+            .ok_or_else(|| Failure::usage("this case needs --disk"))
     }
 
     /// Attaches to the bus.

@@ -41,6 +41,9 @@ pub struct Measured {
     /// What the case measured in place of the floor, in nanoseconds.
     #[serde(default)]
     pub floor_ns: Option<f64>,
+    /// Bytes of an operation, where the floor is the time for one.
+    #[serde(default)]
+    pub floor_bytes: Option<f64>,
     /// More figures, by name.
     #[serde(default)]
     pub more: Map<String, Value>,
@@ -72,6 +75,23 @@ impl Samples {
         self.elapsed += took;
     }
 
+    /// As words, for a process that puts several together.
+    pub fn to_words(&self) -> Vec<u64> {
+        self.ps
+            .iter_recorded()
+            .flat_map(|at| [at.value_iterated_to(), at.count_at_value()])
+            .collect()
+    }
+
+    /// Adds what another process made of its samples by [`Samples::to_words`]; its operations were timed one by one.
+    pub fn add_words(&mut self, words: &[u64]) {
+        for pair in words.chunks_exact(2) {
+            self.ps.saturating_record_n(pair[0], pair[1]);
+            self.operations += pair[1] * self.block;
+            self.elapsed += Duration::from_nanos(pair[0] / 1000 * pair[1] * self.block);
+        }
+    }
+
     /// A quantile in nanoseconds.
     pub fn quantile(&self, at: f64) -> f64 {
         self.ps.value_at_quantile(at) as f64 / 1000.0
@@ -92,6 +112,7 @@ impl Samples {
             block: self.block,
             blocks: self.ps.len(),
             floor_ns: None,
+            floor_bytes: None,
             more: Map::new(),
         }
     }
@@ -204,6 +225,19 @@ mod tests {
             Err(Failure::problem("no"))
         });
         assert_eq!(failed.err().unwrap().message, "no");
+    }
+
+    #[test]
+    fn samples_of_several_processes_come_together() {
+        let (mut one, mut all) = (Samples::new(1).unwrap(), Samples::new(1).unwrap());
+        for micros in 1..=100 {
+            one.add(Duration::from_micros(micros));
+        }
+        all.add_words(&one.to_words());
+        all.add_words(&one.to_words());
+        assert_eq!(all.measured().blocks, 200);
+        let (one, all) = (one.quantile(0.5), all.quantile(0.5));
+        assert!((one - all).abs() < 0.002 * one, "{one} {all}");
     }
 
     #[test]

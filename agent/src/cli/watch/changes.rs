@@ -13,7 +13,7 @@ const ELEMENTS_SHOWN: u32 = 6;
 const BYTES_SHOWN: usize = 24;
 
 /// Decodes ranges of a page.
-pub(super) struct Changes {
+pub(in crate::cli) struct Changes {
     schema: Option<Schema>,
     /// The fields by offset; of an array, the one field that it is.
     fields: Vec<Field>,
@@ -44,7 +44,7 @@ impl Covered<'_> {
 }
 
 impl Changes {
-    pub(super) fn new(schema: Option<Schema>) -> Changes {
+    pub(in crate::cli) fn new(schema: Option<Schema>) -> Changes {
         let mut fields: Vec<Field> = match &schema {
             None => Vec::new(),
             Some(schema) => match schema.select("") {
@@ -104,8 +104,32 @@ impl Changes {
         }
     }
 
+    /// Ranges `(from, to)` of the page, made to hold the elements that they cut whole; ascending and disjoint.
+    pub(in crate::cli) fn whole_elements(&self, ranges: &[(u32, u32)]) -> Vec<(u32, u32)> {
+        let mut wide: Vec<(u32, u32)> = Vec::new();
+        for (from, to) in ranges {
+            let (mut from, mut to) = (u64::from(*from), u64::from(*to));
+            for field in &self.fields {
+                let (base, size) = (u64::from(field.offset), field.scalar.size() as u64);
+                if base <= from && from < field.end() {
+                    from -= (from - base) % size;
+                }
+                if base < to && to <= field.end() {
+                    to = base + (to - base).next_multiple_of(size);
+                }
+            }
+            // Within the page, whose size is 32 bits wide.
+            let (from, to) = (from as u32, to as u32);
+            match wide.last_mut() {
+                Some(last) if from <= last.1 => last.1 = last.1.max(to),
+                _ => wide.push((from, to)),
+            }
+        }
+        wide
+    }
+
     /// One line for people.
-    pub(super) fn text(&self, ranges: &[(u32, Vec<u8>)]) -> String {
+    pub(in crate::cli) fn text(&self, ranges: &[(u32, Vec<u8>)]) -> String {
         let mut parts: Vec<String> = Vec::new();
         let mut more = 0;
         // Text is worth showing whole; numbers are cut below.
@@ -142,7 +166,7 @@ impl Changes {
     }
 
     /// An object of the changed fields, or a list of ranges in hex for a page without a schema.
-    pub(super) fn json(&self, ranges: &[(u32, Vec<u8>)]) -> Value {
+    pub(in crate::cli) fn json(&self, ranges: &[(u32, Vec<u8>)]) -> Value {
         if self.schema.is_none() {
             return ranges
                 .iter()
@@ -157,7 +181,7 @@ impl Changes {
     }
 }
 
-fn hex_digits(bytes: &[u8]) -> String {
+pub(in crate::cli) fn hex_digits(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -198,6 +222,17 @@ mod tests {
             changes.text(&[(48, b"abc\0\0\0\0\0".to_vec())]),
             "host=\"abc\""
         );
+    }
+
+    #[test]
+    fn ranges_are_widened_to_whole_elements() {
+        let changes = changes("price:f64,qty:u32,bids:f64[4],host:char[8]");
+        assert_eq!(changes.whole_elements(&[(6, 8)]), [(0, 8)]);
+        assert_eq!(
+            changes.whole_elements(&[(6, 7), (9, 10), (30, 31), (35, 36)]),
+            [(0, 12), (24, 40)]
+        );
+        assert_eq!(Changes::new(None).whole_elements(&[(6, 8)]), [(6, 8)]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The cases: what the first process of each does, and the second where there is one.
 
 mod contended;
+mod durable;
 mod large;
 mod local;
 mod memory;
@@ -46,6 +47,13 @@ pub fn lead(job: &Job) -> Result<Outcome, Failure> {
         "subscribe_throughput" => stream::lead(job),
         "memory" => return memory::lead(job),
         "takeover" => takeover::lead(job),
+        "synced" => durable::synced(job),
+        "buffered" => durable::buffered(job),
+        "attached_cost" => durable::attached_cost(job),
+        "replay" => durable::replay(job),
+        "checkpoint" => durable::checkpoint(job),
+        "restart" => durable::restart(job),
+        "log_bytes" => durable::log_bytes(job),
         other => Err(Failure::usage(format!("there is no case {other:?}"))),
     };
     measured.map(|measured| Outcome::Measured(Box::new(measured)))
@@ -66,6 +74,7 @@ pub fn peer(job: &Job) -> Result<(), Failure> {
         "wake" => wake::peer(job, &lines),
         "subscribe_throughput" => stream::peer(job, &lines),
         "takeover" => takeover::victim(job),
+        "synced" => durable::synced_writers(job, &lines),
         other => Err(Failure::usage(format!(
             "there is no second process in case {other:?}"
         ))),
