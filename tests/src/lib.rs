@@ -9,8 +9,10 @@
 //! | [`scenario`] | the operations that workers perform and die in |
 //! | [`survey`] | what survivors check: worlds, replicas, that everything still works |
 //! | [`soak`] | the kill-and-stop soak: parent, workers, checker |
+//! | [`durable`] | the same for buses with a log: supervisors, writers, checkers, the durable soak |
 //! | [`seed`] | `MMSB_SEED`, or a random seed; a generator whose numbers never change |
 
+pub mod durable;
 pub mod ptrace;
 pub mod scenario;
 pub mod seed;
