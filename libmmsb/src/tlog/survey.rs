@@ -153,6 +153,11 @@ fn survey_once(dir: &Path) -> Result<Survey, LogError> {
         let mut block = Block::default();
         loop {
             match reader.next_into(&mut block) {
+                // A writer may fill files quicker than this reads them: those that came since are for the next survey.
+                Ok(true) if reader.header().is_some_and(|h| h.first_lsn > from_lsn) => {
+                    end.lsn = block.first_lsn;
+                    break;
+                }
                 Ok(true) => {}
                 Ok(false) => {
                     end = reader.end().unwrap_or(end);
