@@ -260,6 +260,7 @@ fn a_demo_finds_out_that_its_log_lost_something() {
     let durable = &report["durable"];
     assert_eq!(durable["ok"], false, "{durable}");
     let reboots = durable["reboots"].as_array().unwrap();
+    assert_eq!(reboots.len(), 2, "{report}");
     assert!(
         reboots[0]["synced"]["lost"].as_u64().unwrap() > 0,
         "{durable}"

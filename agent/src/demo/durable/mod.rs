@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use mmsb::{Bus, Durability};
+use mmsb::{Bus, Durability, checkpoint};
 use nix::sys::signal::Signal;
 
 use crate::cli::exit::{Code, Failure, io_code};
@@ -595,22 +595,22 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// The fault that the proof has to find.
+    /// The fault that the proof has to find: a disk as it was a moment ago. The checkpoints that hold what is lost go with
+    /// it, or the library itself would find it out, and refuse.
     fn lose_last_file(&self) -> Result<(), Failure> {
-        let survey = mmsb::tlog::survey(&self.site.log())?;
-        let last = survey
-            .files
-            .iter()
-            .rfind(|file| file.end_lsn > file.first_lsn);
-        if let Some(file) = last {
-            // With whatever was begun behind it.
-            for file in survey
-                .files
-                .iter()
-                .filter(|f| f.first_lsn >= file.first_lsn)
-            {
-                std::fs::remove_file(&file.path)?;
-            }
+        let dir = self.site.log();
+        let survey = mmsb::tlog::survey(&dir)?;
+        // Two, if there are: the last one may have been begun so late that nobody had anything acknowledged from it.
+        let mut written = survey.files.iter().filter(|f| f.end_lsn > f.first_lsn);
+        let last = written.next_back();
+        let Some(lost_lsn) = written.next_back().or(last).map(|file| file.first_lsn) else {
+            return Ok(());
+        };
+        let files = survey.files.iter().filter(|f| f.first_lsn >= lost_lsn);
+        let checkpoints = checkpoint::list(&dir)?;
+        let checkpoints = checkpoints.iter().filter(|c| c.end_lsn > lost_lsn);
+        for path in files.map(|f| &f.path).chain(checkpoints.map(|c| &c.path)) {
+            std::fs::remove_file(path)?;
         }
         Ok(())
     }
