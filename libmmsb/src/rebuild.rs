@@ -98,7 +98,6 @@ pub(crate) fn rebuild(
         lsn: end,
         created_ns: meta.created_ns,
     };
-    // A damaged checkpoint is no loss as long as an older one, or the whole log, is there.
     // Those that the new files will list: all incarnations but the first and the new one.
     let mut forks: Vec<Fork> = meta.forks.clone();
     forks.retain(|f| f.incarnation < meta.incarnation);
@@ -131,6 +130,7 @@ pub(crate) fn rebuild(
         .find_map(|c| c.config.clone())
         .or_else(|| meta.config.clone())
         .unwrap_or_else(|| config_asked.clone());
+    // A damaged checkpoint is no loss as long as an older one, or the whole log, is there.
     for from in &candidates {
         let draft = Draft::new(segments, name, &config, Some(start))?;
         match fill(&draft, dir, &meta, end, from.as_ref()) {

@@ -54,9 +54,9 @@ impl WaitStrategy {
     }
 }
 
-/// One round of the sleeper: the order that the argument above needs. `barrier` is the sleeper's half of it. `wait` is given what the word was before the flag
-/// was set, and whether the heavy barrier worked; it must not block once the word is another. Returns what `ready` said
-/// last.
+/// One round of the sleeper: the order that the argument above needs. `barrier` is the sleeper's half of it. `wait` is
+/// given what the word was before the flag was set, and whether the heavy barrier worked; it must not block once the word
+/// is another. Returns what `ready` said last.
 pub(crate) fn sleep_once(
     word: &AtomicU32,
     flags: &AtomicU32,

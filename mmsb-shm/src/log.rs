@@ -271,7 +271,8 @@ impl Participant {
         if alone {
             spin_until(spin * 2, || done() || !mine());
         }
-        let result = self.sleep_until_durable(begin + timeout, done);
+        // Longer than a clock can count is for ever.
+        let result = self.sleep_until_durable(begin.checked_add(timeout), done);
         if mine() {
             c.sync_latest.store(0, Ordering::Relaxed);
         }
@@ -280,7 +281,7 @@ impl Participant {
 
     fn sleep_until_durable(
         &self,
-        deadline: Instant,
+        deadline: Option<Instant>,
         done: impl Fn() -> bool,
     ) -> Result<(), String> {
         if done() {
@@ -291,14 +292,15 @@ impl Participant {
         self.yield_leases();
         let failed = || matches!(log_state(h), LogState::Failed(_));
         loop {
-            let nap = (Instant::now() + Duration::from_millis(100)).min(deadline);
+            let nap = Instant::now() + Duration::from_millis(100);
+            let nap = deadline.map_or(nap, |deadline| nap.min(deadline));
             doorbell::sleep_fenced(&h.durable_bell, &c.sync_sleepers, 1, Some(nap), || {
                 done() || failed()
             });
             if done() {
                 return Ok(());
             }
-            if failed() || Instant::now() >= deadline {
+            if failed() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 let why = self.core.log_trouble().unwrap_or_else(|| {
                     let at = pages.durable_lsn();
                     match pages.ring().look(at) {
@@ -621,15 +623,6 @@ impl LogTap {
         }
         h.log_state.store(0, Ordering::Release);
         self.position = 0;
-    }
-
-    /// Takes the log away from the bus: the ring no longer waits for it, and nothing is durable from here on.
-    pub fn detach(self) {
-        let (h, c) = (self.core.pages.header(), self.core.ctl.header());
-        h.log_state.store(0, Ordering::Release);
-        c.log_position.store(0, Ordering::Release);
-        h.durable_lsn.store(0, Ordering::Release);
-        self.wake_waiters();
     }
 
     /// Next LSN to copy.

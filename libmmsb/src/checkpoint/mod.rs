@@ -110,6 +110,11 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
+    /// There is no such file or directory: removed since it was listed, perhaps.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, CheckpointError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
     fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
         move |source| CheckpointError::Io {
             what,

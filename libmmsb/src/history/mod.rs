@@ -255,27 +255,10 @@ impl Log {
     /// # Errors
     /// [`HistoryError::Checkpoint`].
     pub fn checkpoints(&self) -> Result<Vec<CheckpointInfo>, HistoryError> {
-        let mut all = match checkpoint::list(&self.checkpoints) {
-            Err(CheckpointError::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Vec::new()
-            }
-            other => other?,
-        };
-        let newest = tlog::Fork {
-            incarnation: self.meta.incarnation,
-            lsn: self.meta.fork_lsn,
-        };
-        let given_up = |c: &CheckpointInfo| {
-            self.meta
-                .forks
-                .iter()
-                .chain([&newest])
-                .any(|f| f.incarnation > c.incarnation && f.lsn < c.end_lsn)
-        };
-        all.retain(|c| c.log_id == self.meta.log_id && !given_up(c));
-        Ok(all)
+        match checkpoint::of_log(&self.checkpoints, Some(&self.meta)) {
+            Err(e) if e.is_missing() => Ok(Vec::new()),
+            other => Ok(other?),
+        }
     }
 
     /// Where replaying may begin for `at`, the best first.

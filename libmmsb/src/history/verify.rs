@@ -112,6 +112,14 @@ impl Log {
                 different: Vec::new(),
             };
             let result = self.check(&mut check, &mut state);
+            // Its supervisor has removed it since it was listed, for a newer one.
+            if check
+                .damage
+                .as_ref()
+                .is_some_and(CheckpointError::is_missing)
+            {
+                continue;
+            }
             if report.checkpoints.is_empty()
                 && let Some(state) = &state
                 && !self.reaches_back(bounds.first_lsn)

@@ -263,10 +263,10 @@ impl Supervisor {
     ///
     /// Returns whether it is, after at most `timeout`.
     pub fn wait_active(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let begin = Instant::now();
         let mut status = locked(&self.shared.status);
         while status.role != Role::Active {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            let Some(left) = timeout.checked_sub(begin.elapsed()) else {
                 return false;
             };
             status = self

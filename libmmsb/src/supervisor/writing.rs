@@ -277,10 +277,9 @@ impl<'a> Active<'a> {
         if survey.files.is_empty() || survey.first_lsn <= self.tap.ring_slots().into() {
             return Ok(true);
         }
-        let log_id = survey.meta.as_ref().map(|m| m.log_id);
         Ok(checkpoint::of_log(&config.dir, survey.meta.as_ref())?
             .iter()
-            .any(|c| Some(c.log_id) == log_id && c.begin_lsn >= survey.first_lsn))
+            .any(|c| c.begin_lsn >= survey.first_lsn))
     }
 
     /// The log does not work: says so to everybody, and notes when to try again.

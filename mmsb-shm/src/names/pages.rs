@@ -62,18 +62,6 @@ impl Pages {
         })
     }
 
-    /// Free page numbers that were used, with the generation of the last page that had them.
-    pub fn free_generations(&self) -> Vec<(u32, u32)> {
-        let entries = self.directory().iter().enumerate();
-        entries
-            .filter_map(|(index, e)| {
-                let e = DirectoryEntry(e.load(Ordering::Acquire));
-                (e.block().is_none() && e.generation() > 0)
-                    .then_some((index as u32, e.generation()))
-            })
-            .collect()
-    }
-
     /// Page numbers that were used before, with the last generation that is gone: for free numbers their last one, for
     /// those in use the one ahead of it, if there was one. Each number is looked at once.
     pub fn gone_generations(&self) -> Vec<(u32, u32)> {
