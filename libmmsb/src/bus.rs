@@ -496,6 +496,28 @@ impl Bus {
         transaction::run(self, f)
     }
 
+    /// Begins a transaction that its maker commits with [`Transaction::try_commit`], and begins again after a conflict;
+    /// [`Bus::transaction`] does that by itself.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir_in("/dev/shm")?;
+    /// # let bus = mmsb::Bus::builder("begin").dir(dir.path()).create()?;
+    /// # let page = bus.create_page(mmsb::PageSpec::of::<u64>())?;
+    /// let mut tx = bus.begin()?;
+    /// let seen: u64 = tx.read(&page)?;
+    /// page.set(&(seen + 1))?; // somebody else is quicker
+    /// tx.set(&page, &(seen + 2))?;
+    /// assert!(matches!(tx.try_commit(), Err(mmsb::Error::Conflict(id)) if id == page.id()));
+    /// assert_eq!(page.read::<u64>()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PageError::Forked`].
+    pub fn begin(&self) -> Result<Transaction<'_>> {
+        transaction::begin(self)
+    }
+
     /// Starts a subscription: by default to everything, from now on, lossy.
     pub fn subscribe(&self) -> SubscribeBuilder<'_> {
         SubscribeBuilder::new(self)

@@ -57,10 +57,11 @@ pub enum Error {
     #[error("page {0} belongs to another bus, or to another attachment of this one")]
     OtherBus(PageId),
     /// A transaction read a page that another writer changed meanwhile. It never leaves [`Bus::transaction`], which runs
-    /// its closure again; return it from there with `?`.
+    /// its closure again; return it from there with `?`. Who commits with [`Transaction::try_commit`] begins again.
     ///
     /// [`Bus::transaction`]: crate::Bus::transaction
-    #[error("page {0} changed during the transaction; the closure runs again")]
+    /// [`Transaction::try_commit`]: crate::Transaction::try_commit
+    #[error("page {0} changed during the transaction; it is to be run again")]
     Conflict(PageId),
     /// The closure of a transaction gave up, see [`Error::abort`].
     #[error("aborted: {0}")]

@@ -238,6 +238,29 @@ impl Transaction<'_> {
         self.ops.is_empty()
     }
 
+    /// Commits what is staged, once; for who cannot use a closure, see [`Bus::begin`].
+    ///
+    /// # Errors
+    /// [`Error::Conflict`]: a page that it read has changed, nothing was written, and it is to be begun again. As
+    /// [`Bus::transaction`].
+    pub fn try_commit(self) -> Result<Receipt> {
+        if !self.conflict
+            && let Some(receipt) = self.commit()?
+        {
+            if receipt.last != 0 {
+                self.bus.settle(receipt.last)?;
+            }
+            return Ok(receipt);
+        }
+        let first = self.touched.iter().find(|t| t.read.is_some());
+        let nowhere = PageId {
+            index: 0,
+            generation: 0,
+        };
+        let page = first.map_or(nowhere, |t| t.page.id());
+        Err(Error::Conflict(page))
+    }
+
     /// Tries to commit. `None`: what was read has changed.
     fn commit(&self) -> Result<Option<Receipt>> {
         let changes: Vec<Change<'_>> = self
@@ -298,21 +321,25 @@ fn lay_over(staged: &Staged, offset: usize, dst: &mut [u8]) {
     }
 }
 
+pub(crate) fn begin(bus: &Bus) -> Result<Transaction<'_>> {
+    bus.participant().check_fork()?;
+    Ok(Transaction {
+        bus,
+        touched: Vec::new(),
+        ops: Vec::new(),
+        cause: 0,
+        conflict: false,
+    })
+}
+
 pub(crate) fn run<R>(
     bus: &Bus,
     mut f: impl FnMut(&mut Transaction<'_>) -> Result<R>,
 ) -> Result<(R, Receipt)> {
-    bus.participant().check_fork()?;
-    let begin = Instant::now();
+    let start = Instant::now();
     let mut rounds = 0u32;
     loop {
-        let mut transaction = Transaction {
-            bus,
-            touched: Vec::new(),
-            ops: Vec::new(),
-            cause: 0,
-            conflict: false,
-        };
+        let mut transaction = begin(bus)?;
         let result = f(&mut transaction);
         if !transaction.conflict {
             let result = result?;
@@ -324,7 +351,7 @@ pub(crate) fn run<R>(
             }
         }
         // Somebody else's commit made this one's reads stale, so the bus as a whole goes on.
-        let waited = begin.elapsed();
+        let waited = start.elapsed();
         if waited >= bus.participant().config().timeout {
             return Err(timed_out(
                 format_args!(
