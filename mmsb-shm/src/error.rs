@@ -157,7 +157,7 @@ pub enum BusFull {
     /// The tmpfs refused more memory.
     #[error(
         "the tmpfs is full: {wanted} bytes wanted, {available} of {total} free; enlarge it \
-         (mount -o remount,size=... {dir}) or set MMSB_DIR to a larger one"
+         (mount -o remount,size=... {dir}; docker run --shm-size=...) or set MMSB_DIR to a larger one"
     )]
     Tmpfs {
         /// Bytes asked for.

@@ -7,12 +7,16 @@
 //! | [`spawn`] | worker processes with a line protocol, SIGKILL, SIGSTOP, reaping with a timeout |
 //! | [`watchdog`] | a test that hangs is aborted, saying where its threads are |
 //! | [`scenario`] | the operations that workers perform and die in |
+//! | [`live`] | a bus under writers that never pause and are killed all the time, for foreign readers |
+//! | [`foreign`] | finding compilers and interpreters, building what the tests need; what a missing one means |
 //! | [`survey`] | what survivors check: worlds, replicas, that everything still works |
 //! | [`soak`] | the kill-and-stop soak: parent, workers, checker |
 //! | [`durable`] | the same for buses with a log: supervisors, writers, checkers, the durable soak |
 //! | [`seed`] | `MMSB_SEED`, or a random seed; a generator whose numbers never change |
 
 pub mod durable;
+pub mod foreign;
+pub mod live;
 pub mod ptrace;
 pub mod scenario;
 pub mod seed;

@@ -3,6 +3,7 @@
 use mmsb::{Inspection, Stats};
 
 use super::Context;
+use super::doctor::system::own_pid_namespace;
 use super::exit::{Code, Failure};
 use super::info::{age, classes_of, classes_table};
 use super::table::{Align, Table, bytes, count};
@@ -97,14 +98,21 @@ fn participants(stats: &Stats) -> Table {
         ("retries", Align::Right),
         ("holds LSN", Align::Right),
     ]);
+    let namespace = own_pid_namespace();
     for p in &stats.participants {
         let hold = match p.hold {
             0 => String::new(),
             lsn => lsn.to_string(),
         };
+        // A number of another PID namespace is another process's here, or nobody's.
+        let pid = if p.pid_namespace == namespace {
+            p.pid.to_string()
+        } else {
+            format!("{} in {}", p.pid, p.pid_namespace)
+        };
         table.row([
             p.name.as_str(),
-            &p.pid.to_string(),
+            &pid,
             if p.alive { "alive" } else { "dead" },
             &age(p.joined_ns),
             &count(p.deltas),

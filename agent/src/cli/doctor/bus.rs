@@ -1,10 +1,13 @@
 //! What can be wrong with one bus.
 
 use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use mmsb::{AttachError, Error, Inspection, Left, ParticipantStats, Stats, Wreck};
+use mmsb::{AttachError, Bus, Error, Inspection, Left, ParticipantStats, Stats, Wreck};
 
 use super::super::exit::{Code, Failure};
 use super::super::table::{bytes, count};
@@ -13,6 +16,9 @@ use super::{Finding, Severity};
 
 /// The check that finds half a bus.
 pub const LEFTOVER: &str = "leftover";
+
+/// The check that says what may be done with a bus of somebody else.
+const ACCESS: &str = "access";
 
 /// The check that finds what no recovery can finish.
 pub const WRECK: &str = "wreck";
@@ -54,16 +60,13 @@ pub fn check(name: &str, dir: &Path) -> Vec<Finding> {
             );
         }
         Err(error) => {
+            let is_read_only = is_read_only(&error);
             let failure = Failure::from(error);
-            // Somebody else's bus is no fault of it.
-            let (severity, advice) = match failure.code {
-                Code::Permission => (Severity::Warning, "look as its owner, or as root"),
-                _ => (
-                    Severity::Problem,
-                    "`mmsb rm --force` removes it, with its contents",
-                ),
-            };
-            return finding("segments", severity, failure.message, advice);
+            if is_read_only || failure.code == Code::Permission {
+                return vec![access(name, dir, is_read_only, failure)];
+            }
+            let advice = "`mmsb rm --force` removes it, with its contents";
+            return finding("segments", Severity::Problem, failure.message, advice);
         }
     };
     let again = unfinished(&inspection.stats).then(|| {
@@ -93,7 +96,76 @@ pub fn check(name: &str, dir: &Path) -> Vec<Finding> {
             "",
         ));
     }
+    findings.extend(elsewhere(name, &inspection.stats));
     findings
+}
+
+fn is_read_only(error: &Error) -> bool {
+    matches!(error, Error::Attach(AttachError::Io { source, .. }) if source.kind() == ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Somebody else's bus, or one on a read-only mount, is no fault of it: what can be done with it from here.
+fn access(name: &str, dir: &Path, is_read_only: bool, failure: Failure) -> Finding {
+    let owner = |suffix: &str| match fs::symlink_metadata(dir.join(format!("mmsb.{name}.{suffix}")))
+    {
+        Ok(metadata) => format!(
+            "uid {}, gid {}, mode {:04o}",
+            metadata.uid(),
+            metadata.gid(),
+            metadata.mode() & 0o7777
+        ),
+        Err(_) => "unknown".into(),
+    };
+    let me = format!(
+        "you are uid {}, gid {}",
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw()
+    );
+    let of =
+        |severity, message, advice: &str| Finding::of_bus(name, ACCESS, severity, message, advice);
+    match Bus::builder(name).dir(dir).observe() {
+        Ok(_) if is_read_only => of(
+            Severity::Ok,
+            "can be observed, not written: it is on a read-only mount".into(),
+            "",
+        ),
+        Ok(_) => of(
+            Severity::Ok,
+            format!(
+                "can be observed, not written: its control segment is of {}, and {me}",
+                owner("ctl")
+            ),
+            "to write it, run as its owner; or have it created with --mode 660 --ctl-mode 660 and a group that you are in",
+        ),
+        Err(_) => of(
+            Severity::Warning,
+            format!(
+                "{}; its pages are of {}, and {me}",
+                failure.message,
+                owner("pages")
+            ),
+            "to observe it, have it created with --mode 644, or 640 and a group that you are in; or look as its owner",
+        ),
+    }
+}
+
+/// Participants whose process numbers mean nothing here.
+fn elsewhere(name: &str, stats: &Stats) -> Option<Finding> {
+    let namespace = own_pid_namespace();
+    let others: Vec<String> = stats
+        .participants
+        .iter()
+        .filter(|p| p.pid_namespace != namespace)
+        .map(|p| format!("{} (pid {} in {})", p.name, p.pid, p.pid_namespace))
+        .collect();
+    (!others.is_empty() && namespace != 0).then(|| {
+        let message = format!(
+            "in other PID namespaces than this one ({namespace}): {}; the kernel's locks tell here, too, whether they live",
+            others.join(", ")
+        );
+        let advice = "whether one is stopped is seen from its own container, or from the host";
+        Finding::of_bus(name, "namespaces", Severity::Ok, message, advice)
+    })
 }
 
 /// Exactly what is lost.
@@ -147,7 +219,13 @@ fn participants(name: &str, stats: &Stats, later: Option<&Stats>) -> Vec<Finding
     }
     let ring_slots = stats.ring_bytes / 64;
     for p in &stats.participants {
-        let who = format!("{} (pid {}, participant {})", p.name, p.pid, p.index);
+        let is_here = p.pid_namespace == namespace;
+        let whose = if is_here {
+            String::new()
+        } else {
+            format!(" in PID namespace {}", p.pid_namespace)
+        };
+        let who = format!("{} (pid {}{whose}, participant {})", p.name, p.pid, p.index);
         let mut push = |check, severity, message: String, advice: String| {
             findings.push(Finding::of_bus(name, check, severity, message, advice));
         };
@@ -165,7 +243,7 @@ fn participants(name: &str, stats: &Stats, later: Option<&Stats>) -> Vec<Finding
             );
             continue;
         }
-        let state = if p.pid_namespace == namespace {
+        let state = if is_here {
             process_state(p.pid)
         } else {
             ProcessState::Unknown

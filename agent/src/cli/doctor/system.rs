@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::StatVfsMountFlags;
+
 use super::super::table::bytes;
 use super::{Finding, Severity};
 
@@ -65,6 +67,7 @@ pub fn own_pid_namespace() -> u64 {
 /// Looks at the machine under the buses in `dir`.
 pub fn check(dir: &Path) -> Vec<Finding> {
     let mut findings = vec![tmpfs(dir)];
+    findings.extend(mount(dir));
     findings.extend(deleted(dir));
     findings.extend(remove_ipc(dir));
     findings
@@ -118,6 +121,32 @@ fn judge_tmpfs(dir: &Path, is_tmpfs: bool, total: u64, free: u64) -> Finding {
         return of(Severity::Warning, format!("a small tmpfs: {room}"), enlarge);
     }
     of(Severity::Ok, room, String::new())
+}
+
+/// How the file system is mounted, where that is worth a word.
+fn mount(dir: &Path) -> Option<Finding> {
+    let flags = rustix::fs::statvfs(dir).ok()?.f_flag;
+    judge_mount(dir, flags)
+}
+
+fn judge_mount(dir: &Path, flags: StatVfsMountFlags) -> Option<Finding> {
+    let shown = dir.display();
+    if flags.contains(StatVfsMountFlags::RDONLY) {
+        return Some(Finding::of_system(
+            "mount",
+            Severity::Warning,
+            format!(
+                "{shown} is mounted read-only: buses there can be observed, not written or created"
+            ),
+            "right for a container that only observes; otherwise mount it writable (docker run -v VOLUME:DIR, without :ro)",
+        ));
+    }
+    // Containers have it so, and who sees it there wonders.
+    flags.contains(StatVfsMountFlags::NOEXEC).then(|| {
+        let message =
+            format!("{shown} is mounted noexec, which does no harm: nothing in a bus is executed");
+        Finding::of_system("mount", Severity::Ok, message, "")
+    })
 }
 
 /// A mapping of a segment whose name is gone.
@@ -337,6 +366,15 @@ junk (deleted)
         assert_eq!(severity(true, 8 << 30, 1 << 20), Severity::Problem);
         assert_eq!(severity(false, 8 << 30, 4 << 30), Severity::Problem);
         assert_eq!(severity(true, 0, 0), Severity::Ok);
+    }
+
+    #[test]
+    fn a_read_only_mount_is_a_warning_and_noexec_is_none() {
+        let judged = |flags| judge_mount(Path::new("/dev/shm"), flags).map(|found| found.severity);
+        let (rdonly, noexec) = (StatVfsMountFlags::RDONLY, StatVfsMountFlags::NOEXEC);
+        assert_eq!(judged(rdonly | noexec), Some(Severity::Warning));
+        assert_eq!(judged(noexec), Some(Severity::Ok));
+        assert_eq!(judged(StatVfsMountFlags::NOSUID), None);
     }
 
     #[test]
