@@ -247,9 +247,6 @@ impl Transaction<'_> {
         if !self.conflict
             && let Some(receipt) = self.commit()?
         {
-            if receipt.last != 0 {
-                self.bus.settle(receipt.last)?;
-            }
             return Ok(receipt);
         }
         let first = self.touched.iter().find(|t| t.read.is_some());
@@ -262,6 +259,7 @@ impl Transaction<'_> {
     }
 
     /// Tries to commit. `None`: what was read has changed.
+    /// Commits what is staged, as durably as the bus promises. `None`: a page that was read has changed.
     fn commit(&self) -> Result<Option<Receipt>> {
         let changes: Vec<Change<'_>> = self
             .ops
@@ -295,10 +293,16 @@ impl Transaction<'_> {
             cause: self.cause,
             transaction: true,
         };
-        Ok(self
+        let done = self
             .bus
             .participant()
-            .commit_if(&changes, &options, &expected)?)
+            .commit_if(&changes, &options, &expected)?;
+        if let Some(receipt) = &done
+            && receipt.last != 0
+        {
+            self.bus.settle(receipt.last)?;
+        }
+        Ok(done)
     }
 
     fn first_page(&self) -> Option<PageId> {
@@ -344,9 +348,6 @@ pub(crate) fn run<R>(
         if !transaction.conflict {
             let result = result?;
             if let Some(receipt) = transaction.commit()? {
-                if receipt.last != 0 {
-                    bus.settle(receipt.last)?;
-                }
                 return Ok((result, receipt));
             }
         }

@@ -271,6 +271,8 @@ pub(crate) fn open<T: Object>(object: Box<T>, root: Root) -> Result<u64, Fault> 
             .root
             .load(Ordering::Relaxed),
     };
+    // Relaxed, all of them: nobody comes here before the handle is stored below, but for those with a handle of an
+    // earlier object, who look at it once more.
     place.root.store(root, Ordering::Relaxed);
     place
         .object
@@ -441,15 +443,20 @@ fn astray(inside: &Inside, handle: u64, kind: Kind) -> Fault {
     refused(handle, kind)
 }
 
+/// The slot that serves a handle now.
+#[inline(always)]
+fn served(handle: u64, kind: Kind) -> Result<&'static Slot, Fault> {
+    // Acquire: who finds the handle finds the rest of the slot.
+    slot(handle & INDEX_MASK)
+        .filter(|s| s.handle.load(Ordering::Acquire) == handle)
+        .filter(|_| (handle >> INDEX_BITS) as u8 == kind as u8)
+        .ok_or_else(|| refused(handle, kind))
+}
+
 /// Looks a handle up, and lets the caller in.
 #[inline(always)]
 fn enter(handle: u64, kind: Kind) -> Result<(&'static Slot, Inside), Fault> {
-    let found = slot(handle & INDEX_MASK).filter(|s| {
-        s.handle.load(Ordering::Acquire) == handle && (handle >> INDEX_BITS) as u8 == kind as u8
-    });
-    let Some(found) = found else {
-        return Err(refused(handle, kind));
-    };
+    let found = served(handle, kind)?;
     let root = root_of(found)?;
     let inside = match enter_root(root) {
         Ok(inside) => inside,
@@ -471,6 +478,7 @@ fn enter(handle: u64, kind: Kind) -> Result<(&'static Slot, Inside), Fault> {
 pub(crate) fn held<T: Object>(handle: u64) -> Result<Held<T>, Fault> {
     let (slot, inside) = enter(handle, T::KIND)?;
     Ok(Held {
+        // Relaxed, here and wherever the caller is inside: stored ahead of the handle, which was loaded with Acquire.
         object: slot.object.load(Ordering::Relaxed).cast(),
         inside,
     })
@@ -492,12 +500,7 @@ pub(crate) fn with_root<T: Object, R: Object>(handle: u64) -> Result<(Held<T>, &
 /// Several objects of one root, for one call: the second and later ones need not be let in again.
 #[inline]
 pub(crate) fn beside<T: Object, U>(with: &Held<U>, handle: u64) -> Result<*mut T, Fault> {
-    let found = slot(handle & INDEX_MASK).filter(|s| {
-        s.handle.load(Ordering::Acquire) == handle && (handle >> INDEX_BITS) as u8 == T::KIND as u8
-    });
-    let Some(found) = found else {
-        return Err(refused(handle, T::KIND));
-    };
+    let found = served(handle, T::KIND)?;
     let root = root_of(found)?;
     if !std::ptr::eq(root, with.inside.root) {
         return Err(Fault::new(
