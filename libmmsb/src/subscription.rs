@@ -407,13 +407,28 @@ impl Subscription<'_> {
     ///
     /// # Errors
     /// As [`Subscription::next`].
-    pub fn for_each_available(&mut self, mut f: impl FnMut(&Delta<'_>)) -> Result<Available> {
+    pub fn for_each_available(&mut self, f: impl FnMut(&Delta<'_>)) -> Result<Available> {
+        self.hand_over(BATCH, f)
+    }
+
+    /// As [`for_each_available`](Subscription::for_each_available), but no further than the next group that the filter
+    /// covers: one delta, or the deltas of one batch or transaction. Nothing behind it is looked at, which costs whoever
+    /// commits next the time in which a cache line crosses: the quickest way to answer a delta by a commit of one's own.
+    ///
+    /// # Errors
+    /// As [`Subscription::next`].
+    pub fn for_each_in_group(&mut self, f: impl FnMut(&Delta<'_>)) -> Result<Available> {
+        self.hand_over(1, f)
+    }
+
+    #[inline]
+    fn hand_over(&mut self, max: usize, mut f: impl FnMut(&Delta<'_>)) -> Result<Available> {
         if self.prepare()? {
             return Ok(Available::Events);
         }
         let mut delivered = 0;
         loop {
-            let polled = self.poll(BATCH, &mut |delta| {
+            let polled = self.poll(max, &mut |delta| {
                 delivered += 1;
                 f(delta);
                 true

@@ -525,3 +525,150 @@ fn a_directory_without_a_log_is_said_to_have_none() {
     ));
     assert!(Log::open(dir.path().join("nowhere")).is_err());
 }
+
+/// Every record, by one reader that comes past them all.
+fn by_lsn(log: &Log) -> std::collections::BTreeMap<u64, mmsb::history::Record> {
+    let all = all(log, Filter::default());
+    all.into_iter().map(|r| (r.delta.lsn, r)).collect()
+}
+
+#[test]
+fn a_record_that_is_looked_up_is_as_in_the_whole_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Made::random(31, 20_000);
+    store(dir.path(), &made);
+    let want = by_lsn(&Log::open(dir.path()).unwrap());
+    let lsns: Vec<u64> = want.keys().copied().collect();
+    let log = Log::open(dir.path()).unwrap();
+    let ask = |log: &Log| {
+        let n = lsns.len();
+        for lsn in (0..400).map(|i| lsns[n - 1 - i * 7919 % n]) {
+            assert_eq!(log.record(lsn).unwrap(), want[&lsn]);
+            if !want.contains_key(&(lsn + 1)) {
+                match log.record(lsn + 1) {
+                    Err(HistoryError::NoRecord { .. } | HistoryError::Ahead { .. }) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    };
+    ask(&log);
+    // One that remembers nothing yet, asked for a record in the middle.
+    for lsn in [lsns[lsns.len() / 2], lsns[0], lsns[lsns.len() - 1]] {
+        let log = Log::open(dir.path()).unwrap();
+        assert_eq!(log.record(lsn).unwrap(), want[&lsn]);
+    }
+    let middle = made.records[made.records.len() / 3].0;
+    checkpoint_at(dir.path(), &made, middle);
+    ask(&log);
+    ask(&Log::open(dir.path()).unwrap());
+    let files = mmsb::tlog::survey(dir.path()).unwrap().files;
+    mmsb::tlog::compress_sealed(dir.path(), 1).unwrap();
+    ask(&log);
+    // Retention, under a log that is open. The names ahead of the checkpoint are gone with it.
+    assert!(files.len() > 2 && files[0].end_lsn < middle);
+    let path = files[0].path.display().to_string();
+    std::fs::remove_file(format!("{path}.zst")).unwrap();
+    for lsn in lsns.iter().rev().step_by(97) {
+        let fresh = Log::open(dir.path()).unwrap();
+        match (log.record(*lsn), fresh.record(*lsn)) {
+            (Ok(record), Ok(same)) => assert_eq!(record, same),
+            (
+                Err(HistoryError::Gone { oldest, .. }),
+                Err(HistoryError::Gone { oldest: same, .. }),
+            ) => {
+                assert!(oldest == same && *lsn < oldest);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_chain_through_several_files_has_the_names_of_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut made = Made::random(32, 500);
+    let page = made.create(400, 1, "first");
+    let big = made.create(200_000, 1, "big");
+    let mut want = Vec::new();
+    let mut cause = 0;
+    for i in 0..40 {
+        let bytes = [i as u8; 100];
+        cause = match cause {
+            0 => made.patch(page, 0, &bytes),
+            cause => made.patch_caused(page, 0, &bytes, cause),
+        };
+        want.push((
+            cause,
+            if i == 0 {
+                "first".to_owned()
+            } else {
+                format!("page/{i}")
+            },
+        ));
+        if i % 5 == 0 {
+            made.swap(big, &vec![i as u8; 200_000]);
+        }
+        for _ in 0..50 {
+            let (id, _) = made.live[made.rng.below(3)];
+            if id != page {
+                made.patch(id, 0, b"x");
+            }
+        }
+        made.rename(page, &format!("page/{}", i + 1));
+    }
+    made.end_block();
+    store(dir.path(), &made);
+    want.reverse();
+    let ask = |log: &Log| {
+        for (skip, longest) in [(0, 40), (7, 33), (0, 12), (39, 5)] {
+            let (newest, _) = want[skip];
+            let found = log.provenance(Cause::Lsn(newest), longest).unwrap();
+            let chain = found.chain.iter();
+            let chain: Vec<_> = chain
+                .map(|r| (r.delta.lsn, r.page_name.to_string()))
+                .collect();
+            let len = longest.min(want.len() - skip);
+            assert_eq!(chain, want[skip..skip + len]);
+            match want.get(skip + len) {
+                None => assert_eq!(found.end, ChainEnd::Outside),
+                Some((lsn, _)) => assert_eq!(found.end, ChainEnd::TooLong { lsn: *lsn }),
+            }
+            let whole = by_lsn(log);
+            assert!(found.chain.iter().all(|r| *r == whole[&r.delta.lsn]));
+        }
+        let of_page = log.provenance(Cause::Page(page, At::End), 1).unwrap();
+        assert_eq!(of_page.chain[0].delta.lsn, want[0].0);
+    };
+    let log = Log::open(dir.path()).unwrap();
+    ask(&log);
+    ask(&log);
+    ask(&log.clone());
+    checkpoint_at(dir.path(), &made, want[20].0);
+    ask(&log);
+    ask(&Log::open(dir.path()).unwrap());
+}
+
+#[test]
+fn a_log_that_is_open_follows_what_is_written_and_what_is_written_instead() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Made::random(33, 1500);
+    let mut log = None;
+    // As if the log were written piece by piece: the same files, longer and longer.
+    for part in [3, 2, 1] {
+        let mut short = Made::random(33, 1500);
+        short.blocks.truncate(made.blocks.len() / part);
+        let end = short.blocks[short.blocks.len() - 1].end_lsn;
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        store(dir.path(), &short);
+        let log = log.get_or_insert_with(|| Log::open(dir.path()).unwrap());
+        let fresh = Log::open(dir.path()).unwrap();
+        assert_eq!(log.bounds().unwrap().end_lsn, end);
+        let want = by_lsn(&fresh);
+        for (lsn, record) in want.iter().rev().step_by(17) {
+            assert_eq!(log.record(*lsn).unwrap(), *record);
+        }
+    }
+}

@@ -413,6 +413,34 @@ fn the_fast_path_keeps_the_order_among_events() {
 }
 
 #[test]
+fn a_group_at_a_time_is_no_more_than_a_group() {
+    let t = TestBus::new();
+    let page = t.create_page(PageSpec::new(2048)).unwrap();
+    let other = t.create_page(PageSpec::new(8)).unwrap();
+    let mut sub = t.subscribe().page(page.id()).build().unwrap();
+    page.patch(0, b"1").unwrap();
+    other.patch(0, b"x").unwrap();
+    page.patch(0, &[b'2'; 2048]).unwrap();
+    let mut batch = t.batch();
+    batch.patch(&page, 0, b"3").patch(&page, 1, b"4");
+    batch.commit().unwrap();
+    let mut seen = Vec::new();
+    let mut take = || {
+        sub.for_each_in_group(|d| d.for_each_range(|at, b| seen.push((at, b.len(), b[0]))))
+            .unwrap()
+    };
+    assert_eq!(take(), Available::Deltas(1));
+    // What the filter does not cover is no group of this subscription.
+    assert_eq!(take(), Available::Deltas(1));
+    assert_eq!(take(), Available::Deltas(2));
+    assert_eq!(take(), Available::Empty);
+    assert_eq!(
+        seen,
+        [(0, 1, b'1'), (0, 2048, b'2'), (0, 1, b'3'), (1, 1, b'4')]
+    );
+}
+
+#[test]
 fn every_strategy_wakes_for_a_delta() {
     let t = TestBus::new();
     let id = t.create_page(PageSpec::new(8)).unwrap().id();

@@ -11,7 +11,7 @@ use crate::doorbell::{self, WaitStrategy};
 use crate::error::{BusFull, Corrupt, PageError};
 use crate::layout::page::BlockRef;
 use crate::layout::participant::Cursor;
-use crate::layout::ring::{Kind, RecordFlags, RecordHead, SLOT_BYTES, SlotState, Stamp};
+use crate::layout::ring::{Kind, RecordFlags, RecordHead, SLOT_BYTES, SlotState, Stamp, slots_for};
 use crate::names::Cold;
 use crate::page::PageId;
 use crate::participant::{Holder, Participant, spin_until};
@@ -373,12 +373,36 @@ impl Follower {
         let lsn = self.position;
         let slots = u64::from(stamp.slots());
         let end = lsn + slots;
+        // Most groups are one record. Its length is believed only if it is the stamp's, which fits the ring; then
+        // its body is joined while it is copied.
+        let head = record::read_head(ring, lsn);
+        let long = slots >= LONG_GROUP;
+        if slots_for(head.body as usize) == slots {
+            if long {
+                prefetch_read(ring.slot(end));
+            }
+            self.scratch.clear();
+            record::read_body(ring, lsn, &head, &mut self.scratch);
+            if !ring.is_intact(lsn) {
+                return Ok(None);
+            }
+            let clock = *clock.get_or_insert_with(|| Clock::read(pages));
+            let Some(delta) = delta(clock, lsn, end, &head, &self.scratch) else {
+                return Err(Corrupt {
+                    what: "record",
+                    offset: lsn,
+                }
+                .into());
+            };
+            f(&delta);
+            self.position = end;
+            return Ok(Some(1));
+        }
         let needed = slots as usize * SLOT_BYTES as usize;
         if self.scratch.len() < needed {
             self.scratch.resize(needed, 0);
         }
         let copied = self.scratch.get_mut(..needed).unwrap_or_default();
-        let long = slots >= LONG_GROUP;
         if long {
             prefetch_read(ring.slot(end));
         }

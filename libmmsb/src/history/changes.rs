@@ -1,6 +1,5 @@
 //! Who changed a page, and why.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -196,26 +195,34 @@ impl Log {
                 .ok_or(HistoryError::NoPage { page })?
                 .lsn(),
         };
-        let bounds = self.bounds()?;
-        if lsn >= bounds.end_lsn {
+        let survey = self.survey()?;
+        if lsn >= survey.end.lsn {
             return Err(HistoryError::Ahead {
                 wanted: lsn,
-                end: bounds.end_lsn,
+                end: survey.end.lsn,
             });
         }
-        let mut lsns = BTreeSet::new();
+        if longest == 0 {
+            return Ok(Provenance {
+                chain: Vec::new(),
+                end: ChainEnd::TooLong { lsn },
+            });
+        }
+        let mut finder = self.finder(lsn)?;
+        let mut chain: Vec<Record> = Vec::new();
         let end = loop {
-            if lsns.len() >= longest {
+            if chain.len() >= longest {
                 break ChainEnd::TooLong { lsn };
             }
-            let cause = match self.cause_of(lsn) {
-                Ok(cause) => cause,
-                Err(e) if lsns.is_empty() => return Err(e),
+            let record = match finder.find(lsn) {
+                Ok(record) => record,
+                Err(e) if chain.is_empty() => return Err(e),
                 Err(HistoryError::NoRecord { lsn }) => break ChainEnd::NoRecord { lsn },
                 Err(HistoryError::Gone { oldest, .. }) => break ChainEnd::Gone { lsn, oldest },
                 Err(e) => return Err(e),
             };
-            lsns.insert(lsn);
+            let cause = record.delta.cause;
+            chain.push(record);
             if cause == 0 {
                 break ChainEnd::Outside;
             }
@@ -225,7 +232,8 @@ impl Log {
             lsn = cause;
         };
         // Causes are earlier than what they cause.
-        let mut chain = self.records_at(lsns)?;
+        chain.reverse();
+        self.complete(&survey, &mut chain)?;
         chain.reverse();
         Ok(Provenance { chain, end })
     }

@@ -1,17 +1,21 @@
 //! The records of a log, one after the other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use mmsb_shm::wire::{self, Item};
 use mmsb_shm::{Clock, Cold, Delta, Kind, PageId};
 
+use super::naming::Naming;
 use super::{At, HistoryError, Log};
 use crate::OwnedDelta;
 use crate::checkpoint;
 use crate::state::replay::Gate;
 use crate::state::{State, StateError, Until};
-use crate::tlog::{Block, LogReader};
+use crate::tlog::{Begin, Block, LogReader, Survey};
+
+/// Most slots of a group of records.
+const GROUP_MAX: u64 = mmsb_shm::layout::ring::RECORD_SLOTS_MAX as u64;
 
 /// A record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,14 @@ pub struct Filter {
     pub page: Option<PageId>,
 }
 
+impl Filter {
+    /// Whether a record may be wanted, as far as its kind and page tell.
+    fn may_want(&self, kind: Kind, page: PageId) -> bool {
+        self.page.is_none_or(|wanted| wanted == page)
+            && (self.kinds.is_empty() || self.kinds.contains(&kind))
+    }
+}
+
 /// Names of pages and sources, as of one LSN.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
@@ -76,40 +88,30 @@ impl Names {
     }
 
     fn apply(&mut self, delta: &Delta<'_>) {
-        match delta.kind {
-            Kind::Create | Kind::Describe => {
-                if let Some(cold) = delta.cold() {
-                    self.describe(delta.page, &cold);
-                }
-            }
-            Kind::Destroy => {
-                self.pages.remove(&delta.page);
-                self.schemas.remove(&delta.page);
-            }
-            Kind::Source => {
-                let id = delta.payload.first_chunk().map(|b| u32::from_le_bytes(*b));
-                let name = delta
-                    .payload
-                    .get(8..)
-                    .and_then(|n| std::str::from_utf8(n).ok());
-                if let (Some(Ok(id)), Some(name)) = (id.map(u16::try_from), name) {
-                    self.sources.insert(id, name.into());
-                }
-            }
-            _ => {}
+        if let Some(naming) = Naming::of(delta) {
+            self.name(&naming);
         }
     }
 
-    fn describe(&mut self, page: PageId, cold: &Cold) {
-        if cold.name.is_empty() {
-            self.pages.remove(&page);
-        } else {
-            self.pages.insert(page, cold.name.as_str().into());
-        }
-        if cold.schema.is_empty() {
-            self.schemas.remove(&page);
-        } else {
-            self.schemas.insert(page, cold.schema.as_slice().into());
+    pub(super) fn name(&mut self, naming: &Naming) {
+        match naming {
+            Naming::Page { id, name, schema } => {
+                match name.is_empty() {
+                    true => self.pages.remove(id),
+                    false => self.pages.insert(*id, Arc::clone(name)),
+                };
+                match schema.is_empty() {
+                    true => self.schemas.remove(id),
+                    false => self.schemas.insert(*id, Arc::clone(schema)),
+                };
+            }
+            Naming::Gone(id) => {
+                self.pages.remove(id);
+                self.schemas.remove(id);
+            }
+            Naming::Source(id, name) => {
+                self.sources.insert(*id, Arc::clone(name));
+            }
         }
     }
 }
@@ -121,37 +123,39 @@ impl Log {
     /// # Errors
     /// [`HistoryError::Log`], [`HistoryError::Checkpoint`].
     pub fn names_at(&self, lsn: u64) -> Result<Names, HistoryError> {
+        self.names_in(&self.survey()?, lsn, &|_| true)
+    }
+
+    /// The same, of a log that was surveyed just now, and only those that are wanted.
+    fn names_in(
+        &self,
+        found: &Survey,
+        lsn: u64,
+        wanted: &dyn Fn(&Naming) -> bool,
+    ) -> Result<Names, HistoryError> {
         let mut names = Names::default();
         let all = self.checkpoints()?;
         let best = all.iter().find(|c| c.end_lsn <= lsn);
-        let birth = self.bounds()?.first_lsn;
+        let birth = found.first_lsn;
         let from = match best.or(all.last()) {
             Some(info) if best.is_some() || !self.reaches_back(birth) => {
                 let about = checkpoint::describe(&info.path)?;
                 for (shape, _, cold) in about.pages {
-                    names.describe(shape.id, &cold);
+                    names.name(&Naming::page(shape.id, &cold));
                 }
                 for (id, source) in about.sources {
-                    names.sources.insert(id, source.name.as_str().into());
+                    names.name(&Naming::Source(id, source.name.as_str().into()));
                 }
                 info.begin_lsn
             }
             _ => birth,
         };
         if from < lsn {
-            let mut blocks = self.reader(from, 0)?;
-            let mut block = Block::default();
-            while blocks.lsn() < lsn && blocks.next_into(&mut block)? {
-                each(&mut block, &mut |item| {
-                    if let Item::Delta(delta) = item
-                        && delta.lsn >= from
-                        && delta.lsn < lsn
-                    {
-                        names.apply(&delta);
-                    }
-                    Ok(())
-                })?;
-            }
+            self.namings(found, from..lsn, &mut |_, naming| {
+                if wanted(naming) {
+                    names.name(naming);
+                }
+            })?;
         }
         Ok(names)
     }
@@ -162,11 +166,12 @@ impl Log {
     /// # Errors
     /// [`HistoryError::Gone`] if `from` is not 0 and was removed; [`HistoryError::Log`], [`HistoryError::Checkpoint`].
     pub fn records(&self, from: u64, to: u64, filter: Filter) -> Result<Records, HistoryError> {
+        let found = self.survey()?;
         let from = match from {
-            0 => self.bounds()?.first_lsn,
+            0 => found.first_lsn,
             from => from,
         };
-        let names = self.names_at(from)?;
+        let names = self.names_in(&found, from, &|_| true)?;
         self.records_named(names, from, to, filter)
     }
 
@@ -184,7 +189,6 @@ impl Log {
             from,
             to,
             filter,
-            only: None,
             contents: HashMap::new(),
             ready: VecDeque::new(),
             failed: false,
@@ -232,43 +236,143 @@ impl Log {
         Ok(end)
     }
 
-    /// The records at these LSNs, oldest first.
-    pub(super) fn records_at(&self, lsns: BTreeSet<u64>) -> Result<Vec<Record>, HistoryError> {
-        let (Some(first), Some(last)) = (lsns.first().copied(), lsns.last().copied()) else {
-            return Ok(Vec::new());
-        };
-        let mut records = self.records(first, last + 1, Filter::default())?;
-        records.only = Some(lsns);
-        records.collect()
-    }
-
-    /// The cause of the record at `lsn`, without the names, which take reading from the last checkpoint on.
-    pub(super) fn cause_of(&self, lsn: u64) -> Result<u64, HistoryError> {
-        let names = Names::default();
-        let mut records = self.records_named(names, lsn, lsn + 1, Filter::default())?;
-        match records.next() {
-            Some(record) => Ok(record?.delta.cause),
-            None => Err(HistoryError::NoRecord { lsn }),
-        }
-    }
-
     /// The record at `lsn`.
     ///
     /// # Errors
     /// [`HistoryError::NoRecord`], [`HistoryError::Gone`], [`HistoryError::Ahead`] and as [`Log::records`].
     pub fn record(&self, lsn: u64) -> Result<Record, HistoryError> {
-        let bounds = self.bounds()?;
-        if lsn >= bounds.end_lsn {
+        let found = self.survey()?;
+        if lsn >= found.end.lsn {
             return Err(HistoryError::Ahead {
                 wanted: lsn,
-                end: bounds.end_lsn,
+                end: found.end.lsn,
             });
         }
-        let mut records = self.records(lsn.max(1), lsn + 1, Filter::default())?;
-        match records.next() {
-            Some(record) => record,
-            None => Err(HistoryError::NoRecord { lsn }),
+        let lsn = lsn.max(1);
+        let mut record = [self.finder(lsn)?.find(lsn)?];
+        self.complete(&found, &mut record)?;
+        let [record] = record;
+        Ok(record)
+    }
+
+    /// Finds records one by one, from the one at `lsn` on.
+    pub(super) fn finder(&self, lsn: u64) -> Result<Finder<'_>, HistoryError> {
+        Ok(Finder {
+            log: self,
+            blocks: self.reader_from(lsn, 0, Begin::Block)?,
+            block: Block::default(),
+        })
+    }
+
+    /// Gives records that were found alone, oldest first, the names that the log says.
+    pub(super) fn complete(
+        &self,
+        found: &Survey,
+        records: &mut [Record],
+    ) -> Result<(), HistoryError> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return Ok(());
+        };
+        let (first, last) = (first.delta.lsn, last.delta.lsn);
+        let pages: HashSet<PageId> = records.iter().map(|r| r.delta.page).collect();
+        let wanted = |naming: &Naming| naming.page_id().is_none_or(|id| pages.contains(&id));
+        let mut names = self.names_in(found, first, &wanted)?;
+        let mut due = records.iter_mut().peekable();
+        self.namings(found, first..last.saturating_add(1), &mut |lsn, naming| {
+            while let Some(record) = due.next_if(|r| r.delta.lsn < lsn) {
+                record.name(&names, None);
+            }
+            let before = due.next_if(|r| r.delta.lsn == lsn);
+            let before = before.map(|r| (names.page(r.delta.page), r));
+            if wanted(naming) {
+                names.name(naming);
+            }
+            if let Some((before, record)) = before {
+                record.name(&names, Some(before));
+            }
+        })?;
+        due.for_each(|record| record.name(&names, None));
+        Ok(())
+    }
+}
+
+impl Record {
+    /// Of a delta, without names.
+    fn of(delta: &Delta<'_>, content: Option<Vec<u8>>) -> Record {
+        let mut owned = OwnedDelta::of(delta);
+        if let Some(content) = content {
+            owned.ranges = vec![(0, content)];
         }
+        Record {
+            delta: owned,
+            group_end: delta.group_end,
+            source_name: None,
+            page_name: Arc::default(),
+            created: delta.created_size(),
+            cold: delta.cold(),
+            schema: None,
+        }
+    }
+
+    /// Sets the names, as they are with this record. `before`: what the page was called ahead of it, if it says something
+    /// about that.
+    fn name(&mut self, names: &Names, before: Option<Arc<str>>) {
+        self.page_name = match (self.delta.kind, before) {
+            (Kind::Source | Kind::Mark, _) => Arc::default(),
+            (Kind::Destroy, Some(before)) => before,
+            _ => names.page(self.delta.page),
+        };
+        self.source_name = names.source(self.delta.source);
+        self.schema = names.schema(self.delta.page);
+    }
+}
+
+/// Finds records by their LSN. See [`Log::finder`].
+pub(super) struct Finder<'l> {
+    log: &'l Log,
+    blocks: LogReader,
+    /// The block that was read last.
+    block: Block,
+}
+
+impl Finder<'_> {
+    /// The record at `lsn`, without names.
+    ///
+    /// # Errors
+    /// [`HistoryError::NoRecord`], [`HistoryError::Gone`], and what is wrong with the block.
+    pub(super) fn find(&mut self, lsn: u64) -> Result<Record, HistoryError> {
+        if !(self.block.first_lsn..self.block.end_lsn).contains(&lsn) {
+            self.block.end_lsn = 0;
+            self.blocks.go_to(lsn)?;
+            loop {
+                if self.blocks.lsn() > lsn || !self.blocks.next_into(&mut self.block)? {
+                    self.block.end_lsn = 0;
+                    return Err(HistoryError::NoRecord { lsn });
+                }
+                if self.block.end_lsn > lsn {
+                    break;
+                }
+            }
+        }
+        let mut record = None;
+        // Another record of the same block can be had afterwards: this joins none but its own.
+        visit(&mut self.block, |at, _, _| at == lsn, &mut |item| {
+            match item {
+                Item::Delta(delta) if delta.lsn == lsn => record = Some(Record::of(&delta, None)),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        let record = record.ok_or(HistoryError::NoRecord { lsn })?;
+        if record.delta.kind != Kind::Swap {
+            return Ok(record);
+        }
+        // Its content stands in blocks ahead.
+        let filter = Filter::default();
+        let mut records = self
+            .log
+            .records_named(Names::default(), lsn, lsn + 1, filter)?;
+        records.next().ok_or(HistoryError::NoRecord { lsn })?
     }
 }
 
@@ -281,8 +385,6 @@ pub struct Records {
     from: u64,
     to: u64,
     filter: Filter,
-    /// Only those at these LSNs.
-    only: Option<BTreeSet<u64>>,
     /// Contents of swaps that are to come.
     contents: HashMap<u64, Vec<u8>>,
     ready: VecDeque<Record>,
@@ -312,8 +414,12 @@ impl Records {
         }
         let (from, to) = (self.from, self.to);
         let (names, contents) = (&mut self.names, &mut self.contents);
-        let (filter, only, ready) = (&self.filter, &self.only, &mut self.ready);
-        each(&mut self.block, &mut |item| {
+        let (filter, ready) = (&self.filter, &mut self.ready);
+        // The contents of swaps are kept up to their records.
+        let wanted = |_, kind, page| {
+            kind == Kind::Swap || Naming::is_in(kind) || filter.may_want(kind, page)
+        };
+        visit(&mut self.block, wanted, &mut |item| {
             let delta = match item {
                 Item::Delta(delta) => delta,
                 Item::Chunk(chunk) if chunk.lsn >= from && chunk.lsn < to => {
@@ -341,9 +447,7 @@ impl Records {
                 Kind::Swap => contents.remove(&delta.lsn),
                 _ => None,
             };
-            if only.as_ref().is_none_or(|only| only.contains(&delta.lsn))
-                && let Some(record) = pick(filter, names, before, &delta, content)
-            {
+            if let Some(record) = pick(filter, names, before, &delta, content) {
                 ready.push_back(record);
             }
             Ok(())
@@ -361,9 +465,7 @@ fn pick(
     delta: &Delta<'_>,
     content: Option<Vec<u8>>,
 ) -> Option<Record> {
-    if filter.page.is_some_and(|page| page != delta.page)
-        || (!filter.kinds.is_empty() && !filter.kinds.contains(&delta.kind))
-    {
+    if !filter.may_want(delta.kind, delta.page) {
         return None;
     }
     let about_page = !matches!(delta.kind, Kind::Source | Kind::Mark);
@@ -378,25 +480,14 @@ fn pick(
     {
         return None;
     }
-    let source_name = names.source(delta.source);
     if let Some(source) = &filter.source
-        && source_name.as_deref() != Some(source)
+        && names.source(delta.source).as_deref() != Some(source)
     {
         return None;
     }
-    let mut owned = OwnedDelta::of(delta);
-    if let Some(content) = content {
-        owned.ranges = vec![(0, content)];
-    }
-    Some(Record {
-        delta: owned,
-        group_end: delta.group_end,
-        source_name,
-        page_name,
-        created: delta.created_size(),
-        cold: delta.cold(),
-        schema: names.schema(delta.page),
-    })
+    let mut record = Record::of(delta, content);
+    record.name(names, Some(before));
+    Some(record)
 }
 
 impl Iterator for Records {
@@ -427,13 +518,23 @@ pub(super) fn each(
     block: &mut Block,
     f: &mut dyn FnMut(Item<'_>) -> Result<(), StateError>,
 ) -> Result<(), StateError> {
+    visit(block, |_, _, _| true, f)
+}
+
+/// The same, but of records only those that are wanted, by their LSN, kind and page.
+pub(super) fn visit(
+    block: &mut Block,
+    wanted: impl Fn(u64, Kind, PageId) -> bool,
+    f: &mut dyn FnMut(Item<'_>) -> Result<(), StateError>,
+) -> Result<(), StateError> {
     let clock = Clock::new(block.created_ns, block.time_ns);
     let mut failed = Ok(());
-    let walked = wire::walk(
+    let walked = wire::walk_wanted(
         &mut block.body,
         block.first_lsn,
         block.ring_slots,
         clock,
+        wanted,
         &mut |item| {
             if failed.is_ok() {
                 failed = f(item);
@@ -454,9 +555,16 @@ pub(super) fn follow_page(
 ) -> Result<(), HistoryError> {
     let mut gate = Gate::new(until);
     let mut block = Block::default();
+    // Of other pages, those that have to do with where it ends: all if that is a time, and else the transaction there.
+    let matters = |lsn: u64| match until {
+        Until::End => false,
+        Until::Lsn(end) => lsn.saturating_add(GROUP_MAX) > end,
+        Until::Time(_) => true,
+    };
     while gate.closed_at().is_none() && blocks.next_into(&mut block)? {
         let end = block.end_lsn;
-        each(&mut block, &mut |item| match &item {
+        let wanted = |lsn, kind, of| of == page || kind == Kind::Swap || matters(lsn);
+        visit(&mut block, wanted, &mut |item| match &item {
             Item::Delta(delta) if delta.lsn < state.lsn() => Ok(()),
             Item::Delta(delta) if !gate.admits(delta) => Ok(()),
             Item::Delta(delta) if delta.page != page => {

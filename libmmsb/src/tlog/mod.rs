@@ -10,7 +10,10 @@ mod disk;
 mod error;
 pub mod format;
 mod maintain;
+mod places;
 pub mod reader;
+#[cfg(test)]
+mod seek_tests;
 mod survey;
 pub mod writer;
 
@@ -20,7 +23,9 @@ pub use format::Fork;
 pub use maintain::{
     Compressed, Cut, Removed, Repaired, Retention, compress_sealed, repair, retain,
 };
+pub(crate) use places::Places;
+pub(crate) use reader::Begin;
 pub use reader::{Block, LogEnd, LogReader, OpenOptions, Torn};
-pub(crate) use survey::extent;
 pub use survey::{LogFile, Survey, survey};
+pub(crate) use survey::{extent, survey_from};
 pub use writer::{BlockBuffer, DirLock, LogMeta, LogWriter, WriterConfig, WriterStats};

@@ -21,12 +21,15 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::LogError;
 use super::format::{BLOCK_HEAD, BlockHead, FileHeader, HeaderFault, SECTOR, block_at, parse_name};
+use super::places::{Place, Places};
 
-/// Bytes read at once. Small blocks are taken from it, large ones are read to where they go.
+/// Bytes read at once, when one read goes on where the last one ended. Small blocks are taken from it, large ones are read
+/// to where they go.
 const WINDOW: usize = 256 << 10;
 /// How long the rest of the last file is not searched again while the bytes at the end stay as they are.
 const SEARCH_PAUSE: Duration = Duration::from_secs(1);
@@ -183,6 +186,8 @@ pub(crate) struct Source {
     content: Content,
     window: Vec<u8>,
     window_at: u64,
+    /// Bytes to read next.
+    ahead: usize,
 }
 
 impl Source {
@@ -214,6 +219,7 @@ impl Source {
             content,
             window: Vec::new(),
             window_at: 0,
+            ahead: SECTOR,
         })
     }
 
@@ -267,13 +273,22 @@ impl Source {
         }
     }
 
-    /// `want` bytes at `offset` (at most a window), or what there is up to the end of the file.
+    /// `want` bytes at `offset` (at most a window), or what there is up to the end of the file. Whoever goes on where the
+    /// last window ended has more and more read at once; who goes from header to header over long blocks, only those.
     fn peek(&mut self, offset: u64, want: usize) -> Result<&[u8], LogError> {
         let inside = offset >= self.window_at
             && offset + want as u64 <= self.window_at + self.window.len() as u64;
         if !inside {
             let mut window = std::mem::take(&mut self.window);
-            window.resize(WINDOW, 0);
+            let behind = self.window_at + window.len() as u64 + SECTOR as u64;
+            let goes_on = (self.window_at..=behind).contains(&offset);
+            self.ahead = match self.content {
+                Content::Plain(_) if !goes_on => SECTOR,
+                Content::Plain(_) => (self.ahead * 2).min(WINDOW),
+                // Behind it all has to be decompressed, whatever is read.
+                Content::Zstd { .. } => WINDOW,
+            };
+            window.resize(self.ahead.max(want), 0);
             let read = self.read_at(&mut window, offset);
             window.truncate(*read.as_ref().unwrap_or(&0));
             self.window = window;
@@ -392,6 +407,8 @@ struct Current {
     ending: Ending,
     offset: u64,
     prev: u32,
+    /// Checksum of the file header, with which the first block is linked.
+    header_crc: u32,
     sealed: bool,
 }
 
@@ -418,6 +435,18 @@ pub(crate) struct Later {
     pub claimed: u64,
     /// Greatest LSN at which one of them ends.
     pub end_lsn: u64,
+}
+
+/// Offset, checksum of the block before, LSN.
+type Spot = (u64, u32, u64);
+
+/// The file that holds `lsn`.
+fn holder(files: &[LineFile], lsn: u64) -> Result<usize, LogError> {
+    let at = files.partition_point(|f| f.first_lsn <= lsn);
+    at.checked_sub(1).ok_or(LogError::Gone {
+        wanted: lsn,
+        oldest: files.first().map_or(0, |f| f.first_lsn),
+    })
 }
 
 /// Where `files[at]` ends.
@@ -557,6 +586,27 @@ pub struct LogReader {
     end: Option<LogEnd>,
     /// When the rest of the file was searched, and what stood at the end then.
     searched: Option<Searched>,
+    /// Where blocks were found, by this reader or another one.
+    places: Option<Arc<Places>>,
+    /// Offset in the present file from which on they want to hear of another.
+    place_from: u64,
+    /// The last block with records that was given out, and the nonce of its file.
+    given: Option<(u64, Place)>,
+    /// What [`LogReader::go_to`] found in the directory.
+    files: Vec<LineFile>,
+    /// Whether to find out what the bytes behind the last whole block are.
+    tell_torn: bool,
+}
+
+/// Where a reader begins that was asked for an LSN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// With the content that belongs to the records from there on.
+    Contents,
+    /// With the block that holds it.
+    Block,
+    /// With the file that holds it.
+    File,
 }
 
 impl LogReader {
@@ -566,7 +616,35 @@ impl LogReader {
     /// [`LogError::Gone`] if it begins behind `from_lsn`; what is wrong with the file in which that stands. A directory
     /// without a log is one without blocks yet.
     pub fn open(dir: &Path, options: OpenOptions) -> Result<LogReader, LogError> {
-        let mut reader = LogReader {
+        LogReader::open_from(dir, options, Begin::Contents, None)
+    }
+
+    /// The same, with places of blocks that are shared with other readers.
+    pub(crate) fn open_from(
+        dir: &Path,
+        options: OpenOptions,
+        begin: Begin,
+        places: Option<Arc<Places>>,
+    ) -> Result<LogReader, LogError> {
+        let mut reader = LogReader::new(dir, options);
+        reader.places = places;
+        let mut left = LISTINGS;
+        loop {
+            let begun = match begin {
+                Begin::Contents => reader.start(),
+                Begin::Block => reader.try_go_to(reader.lsn, true),
+                Begin::File => reader.try_go_to(reader.lsn, false),
+            };
+            match begun {
+                Err(e) if vanished(&e, dir, &mut left) => reader.files.clear(),
+                result => return result.map(|()| reader),
+            }
+        }
+    }
+
+    /// One that has not begun.
+    fn new(dir: &Path, options: OpenOptions) -> LogReader {
+        LogReader {
             dir: dir.to_owned(),
             lsn: options.from_lsn,
             options,
@@ -574,13 +652,75 @@ impl LogReader {
             current: None,
             end: None,
             searched: None,
-        };
+            places: None,
+            place_from: 0,
+            given: None,
+            files: Vec::new(),
+            tell_torn: true,
+        }
+    }
+
+    /// Asks only where the log ends, not what stands behind that, which takes reading the rest of the file.
+    pub(crate) fn only_the_end(&mut self) {
+        self.tell_torn = false;
+    }
+
+    /// Goes to the block that holds `lsn`, without the content ahead of it. The directory is listed once only: this is for
+    /// many questions of one moment.
+    ///
+    /// # Errors
+    /// As [`LogReader::open`].
+    pub(crate) fn go_to(&mut self, lsn: u64) -> Result<(), LogError> {
         let mut left = LISTINGS;
         loop {
-            match reader.start() {
-                Err(e) if vanished(&e, dir, &mut left) => {}
-                result => return result.map(|()| reader),
+            match self.try_go_to(lsn, true) {
+                Err(e) if vanished(&e, &self.dir, &mut left) => self.files.clear(),
+                result => return result,
             }
+        }
+    }
+
+    fn try_go_to(&mut self, lsn: u64, to_block: bool) -> Result<(), LogError> {
+        self.end = None;
+        if self.files.is_empty() {
+            self.files = line(&self.dir)?.0;
+        }
+        let files = std::mem::take(&mut self.files);
+        let result = self.go_to_in(&files, lsn, to_block);
+        self.files = files;
+        result
+    }
+
+    fn go_to_in(&mut self, files: &[LineFile], lsn: u64, to_block: bool) -> Result<(), LogError> {
+        if files.is_empty() {
+            self.current = None;
+            self.lsn = lsn;
+            return Ok(());
+        }
+        // As for a reader that begins there, 0 is the beginning.
+        let lsn = match lsn {
+            0 => files[0].first_lsn,
+            lsn => lsn,
+        };
+        let at = holder(files, lsn)?;
+        match &self.current {
+            Some(current) if current.entry == files[at] => self.rewind(),
+            _ => self.enter(files, at, None)?,
+        }
+        if to_block {
+            self.skip_to(lsn)?;
+        }
+        Ok(())
+    }
+
+    /// Back to the beginning of the present file.
+    fn rewind(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.offset = SECTOR as u64;
+            current.prev = current.header_crc;
+            current.sealed = false;
+            self.lsn = current.entry.first_lsn;
+            self.place_from = 0;
         }
     }
 
@@ -598,13 +738,7 @@ impl LogReader {
 
     /// Goes to the block that holds `lsn`, or rather to the content that stands ahead of it.
     fn seek(&mut self, files: &[LineFile], lsn: u64) -> Result<(), LogError> {
-        let at = files.partition_point(|f| f.first_lsn <= lsn);
-        let Some(mut at) = at.checked_sub(1) else {
-            return Err(LogError::Gone {
-                wanted: lsn,
-                oldest: files.first().map_or(0, |f| f.first_lsn),
-            });
-        };
+        let mut at = holder(files, lsn)?;
         let lsn = if files[at].first_lsn == lsn && self.back(files, &mut at)? {
             lsn
         } else {
@@ -628,11 +762,24 @@ impl LogReader {
     /// records in this file stand ahead of that one.
     fn hop(&mut self, files: &[LineFile], at: usize, lsn: u64) -> Result<bool, LogError> {
         self.enter(files, at, None)?;
+        let (from, first) = self.skip_to(lsn)?;
+        if let (Some(current), Some((offset, prev, lsn))) = (&mut self.current, from) {
+            (current.offset, current.prev) = (offset, prev);
+            self.lsn = lsn;
+            self.place_from = 0;
+        }
+        Ok(first)
+    }
+
+    /// Hops over headers, from the nearest known place, to the block that holds `lsn`. Returns where the last block with
+    /// records ahead of that stands, or else where the file begins, and whether that is so.
+    fn skip_to(&mut self, lsn: u64) -> Result<(Option<Spot>, bool), LogError> {
+        self.jump(lsn)?;
         let mut from = self.place();
         let mut first = true;
         loop {
             let Some(current) = &mut self.current else {
-                return Ok(false);
+                return Ok((from, false));
             };
             let Found::Block(head) = current.look(self.lsn)? else {
                 break;
@@ -646,17 +793,78 @@ impl LogReader {
             if head.end_lsn > head.first_lsn {
                 from = self.place();
                 first = false;
+                self.note(&head);
             }
             self.pass(&head);
         }
-        if let (Some(current), Some((offset, prev, lsn))) = (&mut self.current, from) {
-            (current.offset, current.prev) = (offset, prev);
-            self.lsn = lsn;
-        }
-        Ok(first)
+        Ok((from, first))
     }
 
-    fn place(&self) -> Option<(u64, u32, u64)> {
+    /// From the beginning of a file to the last place in it of which it is known that it stands ahead of `lsn`.
+    fn jump(&mut self, lsn: u64) -> Result<(), LogError> {
+        let (Some(current), Some(places)) = (&mut self.current, &self.places) else {
+            return Ok(());
+        };
+        let file_id = current.header.file_id;
+        let Some(place) = places.ahead_of(file_id, lsn) else {
+            return Ok(());
+        };
+        if current.ends_at(place.first_lsn, place.offset) {
+            return Ok(());
+        }
+        (current.offset, current.prev) = (place.offset, place.prev);
+        match current.look(place.first_lsn)? {
+            Found::Block(head) if place.is(&head) => self.lsn = place.first_lsn,
+            _ => {
+                // Cut by a repair, perhaps.
+                places.forget(file_id);
+                self.rewind();
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to the last block that was read and checked on the way to the end of the log, if that is in the present file,
+    /// and still as it was.
+    pub(crate) fn go_to_last(&mut self) -> Result<(), LogError> {
+        let (Some(current), Some(places)) = (&mut self.current, &self.places) else {
+            return Ok(());
+        };
+        let file_id = current.header.file_id;
+        let Some(place) = places.last(file_id) else {
+            return Ok(());
+        };
+        if current.ends_at(place.first_lsn, place.offset) {
+            return Ok(());
+        }
+        (current.offset, current.prev) = (place.offset, place.prev);
+        let mut block = Block::default();
+        match current.read(place.first_lsn, true, &mut block)? {
+            Found::Block(head) if place.is(&head) => self.lsn = place.first_lsn,
+            _ => {
+                places.forget(file_id);
+                self.rewind();
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers where the block here stands, which has records.
+    fn note(&mut self, head: &BlockHead) {
+        if let (Some(current), Some(places)) = (&self.current, &self.places)
+            && current.offset >= self.place_from
+        {
+            let place = Place::of(head, current.offset);
+            self.place_from = places.add(current.header.file_id, place);
+        }
+    }
+
+    /// The last block with records that was given out, and the nonce of its file.
+    pub(crate) fn given(&self) -> Option<(u64, Place)> {
+        self.given
+    }
+
+    fn place(&self) -> Option<Spot> {
         let current = self.current.as_ref()?;
         Some((current.offset, current.prev, self.lsn))
     }
@@ -717,6 +925,7 @@ impl LogReader {
         }
         self.lsn = entry.first_lsn;
         self.searched = None;
+        self.place_from = 0;
         let ending = ending(files, at, &header);
         self.current = Some(Current {
             entry,
@@ -725,6 +934,7 @@ impl LogReader {
             ending,
             offset: SECTOR as u64,
             prev,
+            header_crc: prev,
             sealed: false,
         });
         Ok(())
@@ -787,6 +997,11 @@ impl LogReader {
                     continue;
                 }
                 Found::Block(head) => {
+                    if head.end_lsn > head.first_lsn {
+                        self.given =
+                            Some((current.header.file_id, Place::of(&head, current.offset)));
+                        self.note(&head);
+                    }
                     self.pass(&head);
                     return Ok(true);
                 }
@@ -819,15 +1034,7 @@ impl LogReader {
         files: &[LineFile],
         at: usize,
     ) -> Result<(FileHeader, u64), LogError> {
-        let mut reader = LogReader {
-            dir: dir.to_owned(),
-            lsn: 0,
-            options: OpenOptions::default(),
-            log_id: None,
-            current: None,
-            end: None,
-            searched: None,
-        };
+        let mut reader = LogReader::new(dir, OpenOptions::default());
         reader.enter(files, at, None)?;
         let mut block = Block::default();
         loop {
@@ -979,7 +1186,7 @@ impl LogReader {
             torn: None,
         };
         let here = current.source.peek(current.offset, SECTOR)?.to_vec();
-        if !current.sealed && !here.is_empty() {
+        if self.tell_torn && !current.sealed && !here.is_empty() {
             let again = self.searched.as_ref().is_some_and(|s| {
                 s.when.elapsed() < SEARCH_PAUSE && s.offset == current.offset && s.here == here
             });

@@ -1,12 +1,14 @@
 //! [`survey`]: what is in the directory of a log, from the headers of its files; only the last file is read.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::LogError;
 use super::format::FileHeader;
+use super::places::Places;
 use super::reader::{
-    Block, LISTINGS, LineFile, LogEnd, LogReader, OpenOptions, Source, line, read_header, vanished,
-    zst,
+    Begin, Block, LISTINGS, LineFile, LogEnd, LogReader, OpenOptions, Source, line, read_header,
+    vanished, zst,
 };
 use super::writer::{LogMeta, PREPARED};
 
@@ -34,6 +36,8 @@ pub struct Survey {
     pub meta: Option<LogMeta>,
     /// Its files, oldest first.
     pub files: Vec<LogFile>,
+    /// Their nonces, in the same order.
+    pub(crate) file_ids: Vec<u64>,
     /// Files that are no longer part of it: a later incarnation began ahead of them.
     pub given_up: Vec<PathBuf>,
     /// Files of preparations and compressions that a crash ended; harmless.
@@ -92,17 +96,24 @@ pub(crate) fn extent(dir: &Path) -> Result<(u64, Option<u64>), LogError> {
 /// Files that are foreign, newer, of different logs, or whose header is damaged; failed reads. Damage in the body of
 /// the last file is told in [`Survey::fault`]; that of other files is not looked for.
 pub fn survey(dir: &Path) -> Result<Survey, LogError> {
+    survey_from(dir, None)
+}
+
+/// The same, with places of blocks: the last file is read from where the last survey with these came to, and torn writes
+/// and damage behind its last whole block are not told apart.
+pub(crate) fn survey_from(dir: &Path, places: Option<&Arc<Places>>) -> Result<Survey, LogError> {
     let mut left = LISTINGS;
     loop {
-        match survey_once(dir) {
+        match survey_once(dir, places) {
             Err(e) if vanished(&e, dir, &mut left) => {}
             result => return result,
         }
     }
 }
 
-fn survey_once(dir: &Path) -> Result<Survey, LogError> {
+fn survey_once(dir: &Path, places: Option<&Arc<Places>>) -> Result<Survey, LogError> {
     let (entries, given_up) = line(dir)?;
+    let mut file_ids = Vec::new();
     let mut files = Vec::new();
     let mut meta: Option<LogMeta> = None;
     for entry in &entries {
@@ -118,6 +129,7 @@ fn survey_once(dir: &Path) -> Result<Survey, LogError> {
                 ),
             });
         }
+        file_ids.push(header.file_id);
         files.push(LogFile {
             path: entry.path.clone(),
             first_lsn: entry.first_lsn,
@@ -149,7 +161,17 @@ fn survey_once(dir: &Path) -> Result<Survey, LogError> {
             from_lsn,
             ..OpenOptions::default()
         };
-        let mut reader = LogReader::open(dir, options)?;
+        let mut reader = match places {
+            None => LogReader::open(dir, options)?,
+            Some(places) => {
+                places.keep(&file_ids);
+                let places = Some(Arc::clone(places));
+                let mut reader = LogReader::open_from(dir, options, Begin::File, places)?;
+                reader.only_the_end();
+                reader.go_to_last()?;
+                reader
+            }
+        };
         let mut block = Block::default();
         loop {
             match reader.next_into(&mut block) {
@@ -161,6 +183,9 @@ fn survey_once(dir: &Path) -> Result<Survey, LogError> {
                 Ok(true) => {}
                 Ok(false) => {
                     end = reader.end().unwrap_or(end);
+                    if let (Some(places), Some((file_id, place))) = (places, reader.given()) {
+                        places.set_last(file_id, place);
+                    }
                     break;
                 }
                 Err(e) => {
@@ -190,6 +215,7 @@ fn survey_once(dir: &Path) -> Result<Survey, LogError> {
     Ok(Survey {
         meta,
         first_lsn: files.first().map_or(0, |f| f.first_lsn),
+        file_ids,
         files,
         given_up: given_up.into_iter().map(|f| f.path).collect(),
         leftovers,

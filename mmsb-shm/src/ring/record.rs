@@ -1,6 +1,7 @@
 //! Writing and reading records: the fixed part, the body across its slots, groups.
 
 use super::Ring;
+use crate::PageId;
 use crate::copy;
 use crate::error::Corrupt;
 use crate::layout::ring::{
@@ -140,6 +141,23 @@ pub(crate) struct First<'a> {
     pub(crate) slots: u64,
     /// The slots behind it.
     pub(crate) rest: &'a mut [u8],
+}
+
+/// Kind, page and slots of the first record of copied slots. `None`: it is none that [`parts`] could split.
+#[inline(always)]
+pub(crate) fn peek(copied: &[u8]) -> Option<(Kind, PageId, u64)> {
+    let first = copied.first_chunk::<{ SLOT_BYTES as usize }>()?;
+    let word = |i: usize| u64::from_le_bytes(*first[i * 8..].first_chunk().unwrap_or(&[0; 8]));
+    let head = RecordHead::from_words([word(1), word(2), word(3)]);
+    let has = |flag| u32::from(head.flags & flag != 0);
+    let fields = has(RecordFlags::CAUSE) * 8 + has(RecordFlags::BLOCK) * 16;
+    let sound = head.flags & !RecordFlags::ALL == 0 && fields <= head.body;
+    let kind = Kind::from_byte(head.kind)?;
+    let page = PageId {
+        index: head.index,
+        generation: head.generation,
+    };
+    sound.then_some((kind, page, slots_for(head.body as usize)))
 }
 
 /// Takes the first record off slots that [`read_slots`] copied, and joins its body by moving it over the stamps of the

@@ -56,6 +56,51 @@ fn bus() -> (tempfile::TempDir, Participant) {
 }
 
 #[test]
+fn what_may_be_overwritten_is_never_delivered() {
+    let (_tmp, p) = bus();
+    let new = NewPage {
+        size: 1024,
+        ..NewPage::default()
+    };
+    let page = p.core().pages.resolve(p.create_page(&new).unwrap());
+    let page = page.unwrap();
+    let ring = p.core().pages.ring();
+    let patch = |bytes: &'static [u8]| Change::Patch {
+        page: &page,
+        offset: 0,
+        bytes,
+    };
+    // One short record, one long one, and several in one group: each is copied in its own way.
+    let groups: [&[Change<'_>]; 3] = [
+        &[patch(&[1; 8])],
+        &[patch(&[2; 1024])],
+        &[patch(&[3; 8]), patch(&[4; 64])],
+    ];
+    for group in groups {
+        let mut follower = p.follow(false).unwrap();
+        let receipt = p.commit(group, &Options::default()).unwrap();
+        let whole = ring.floor.load(Ordering::Relaxed);
+        ring.floor.store(receipt.first + 1, Ordering::Relaxed);
+        let polled = p.poll(&mut follower, 10, |delta| panic!("{delta:?}"));
+        assert!(!matches!(polled, Ok(Polled::Deltas(_))), "{polled:?}");
+        ring.floor.store(whole, Ordering::Relaxed);
+        let mut follower = Follower::at(receipt.first);
+        let mut seen = Vec::new();
+        let polled = p.poll(&mut follower, 10, |delta| {
+            seen.push((delta.lsn, delta.payload.to_vec()));
+        });
+        assert_eq!(polled, Ok(Polled::Deltas(group.len())));
+        assert_eq!(seen[0].0, receipt.first);
+        for (change, (_, payload)) in group.iter().zip(&seen) {
+            let Change::Patch { bytes, .. } = change else {
+                panic!("only patches were made");
+            };
+            assert_eq!(payload, bytes);
+        }
+    }
+}
+
+#[test]
 fn what_stands_ahead_of_corrupt_bytes_in_a_group_is_delivered_once() {
     let (_tmp, p) = bus();
     let new = NewPage {
