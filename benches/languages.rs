@@ -1,6 +1,6 @@
 //! What reading and writing cost from other languages, beside Rust, in one run: `scripts/languages` builds the programs
 //! and runs this. Lines of `case nanoseconds` come from each program, in turns with the Rust loops here; the table shows
-//! medians.
+//! medians. With `--json` a line of JSON for each case, with the least and the greatest.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -9,11 +9,20 @@ use std::process::Command;
 use std::time::Instant;
 
 use mmsb::{Bus, PageSpec, schema::Schema};
+use serde_json::json;
 
 /// Turns of the compiled programs.
 const ROUNDS: usize = 9;
 /// Turns of those that take long to start.
 const SLOW_ROUNDS: usize = 3;
+
+/// The languages beside Rust, and where `scripts/languages` says what runs each: first the compiled ones.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("c-header", "MMSB_C_READER"),
+    ("c", "MMSB_C_ABI"),
+    ("julia", "MMSB_JULIA"),
+    ("python", "MMSB_PYTHON"),
+];
 
 type Samples = BTreeMap<(&'static str, String), Vec<f64>>;
 
@@ -64,11 +73,11 @@ fn program(
     mut command: Command,
     samples: &mut Samples,
 ) -> Result<(), String> {
-    let done = command.output().map_err(|e| format!("{language}: {e}"))?;
+    let done = command.output().map_err(|e| e.to_string())?;
     let said = String::from_utf8_lossy(&done.stdout);
     if !done.status.success() {
         let why = String::from_utf8_lossy(&done.stderr);
-        return Err(format!("{language}: {}: {}", done.status, why.trim()));
+        return Err(format!("{}: {}", done.status, why.trim()));
     }
     for line in said.lines() {
         let mut words = line.split_whitespace();
@@ -99,27 +108,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for round in 0..ROUNDS {
         rust(tmp.path(), &mut samples)?;
         let mut all: Vec<(&'static str, Command)> = Vec::new();
-        for (language, variable) in [("c-header", "MMSB_C_READER"), ("c", "MMSB_C_ABI")] {
-            all.extend(env(variable).map(|program| (language, Command::new(program))));
+        for (language, variable) in &PROGRAMS[..2] {
+            all.extend(env(variable).map(|program| (*language, Command::new(program))));
         }
         if round < SLOW_ROUNDS {
-            for (language, variable, script) in [
-                ("julia", "MMSB_JULIA", "bench.jl"),
-                ("python", "MMSB_PYTHON", "bench.py"),
-            ] {
+            for ((language, variable), script) in PROGRAMS[2..].iter().zip(["bench.jl", "bench.py"])
+            {
                 all.extend(env(variable).map(|program| {
                     let mut command = Command::new(program);
                     command.arg(root.join(script));
-                    (language, command)
+                    (*language, command)
                 }));
             }
         }
         for (language, mut command) in all {
             command.arg(tmp.path()).arg("languages");
             if let Err(e) = program(language, command, &mut samples)
-                && !problems.contains(&e)
+                && !problems.contains(&(language, e.clone()))
             {
-                problems.push(e);
+                problems.push((language, e));
             }
         }
     }
@@ -127,25 +134,63 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .iter_mut()
         .map(|(k, v)| (k.clone(), median(v)))
         .collect();
-    let rust_of = |case: &str| medians.get(&("rust", case.to_owned())).copied();
-    println!(
-        "{:10} {:16} {:>12} {:>10} {:>12}",
-        "language", "case", "ns", "x rust", "ns over it"
-    );
-    for ((language, case), ns) in &medians {
-        let rust = rust_of(case).unwrap_or(*ns);
-        println!(
-            "{language:10} {case:16} {ns:12.1} {:10.2} {:12.1}",
-            ns / rust,
-            ns - rust
-        );
+    if std::env::args().any(|argument| argument == "--json") {
+        print_json(&samples, &medians);
+        for (language, variable) in PROGRAMS {
+            if env(variable).is_none() {
+                println!("{}", json!({"language": language, "missing": true}));
+            }
+        }
+        for (language, problem) in &problems {
+            println!("{}", json!({"language": language, "failed": problem}));
+        }
+    } else {
+        print_table(&medians);
     }
-    for problem in &problems {
-        eprintln!("{problem}");
+    for (language, problem) in &problems {
+        eprintln!("{language}: {problem}");
     }
     if problems.is_empty() {
         Ok(())
     } else {
         Err("some programs failed".into())
+    }
+}
+
+type Medians = BTreeMap<(&'static str, String), f64>;
+
+fn rust_of(medians: &Medians, case: &str) -> Option<f64> {
+    medians.get(&("rust", case.to_owned())).copied()
+}
+
+/// A line for each case.
+fn print_json(samples: &Samples, medians: &Medians) {
+    for ((language, case), ns) in medians {
+        // Sorted when the median was taken.
+        let all = samples.get(&(*language, case.clone()));
+        let all = all.map(Vec::as_slice).unwrap_or_default();
+        let mut row = json!({"language": language, "case": case, "ns": ns,
+                             "min_ns": all.first(), "max_ns": all.last(), "rounds": all.len()});
+        if let Some(rust) = rust_of(medians, case) {
+            row["rust_ns"] = json!(rust);
+            row["times_rust"] = json!(ns / rust);
+            row["over_rust_ns"] = json!(ns - rust);
+        }
+        println!("{row}");
+    }
+}
+
+fn print_table(medians: &Medians) {
+    println!(
+        "{:10} {:16} {:>12} {:>10} {:>12}",
+        "language", "case", "ns", "x rust", "ns over it"
+    );
+    for ((language, case), ns) in medians {
+        let rust = rust_of(medians, case).unwrap_or(*ns);
+        println!(
+            "{language:10} {case:16} {ns:12.1} {:10.2} {:12.1}",
+            ns / rust,
+            ns - rust
+        );
     }
 }

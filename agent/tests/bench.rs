@@ -86,6 +86,10 @@ fn check_with(more: &[&str], cases: &[&str], lines: usize) -> Vec<Value> {
         assert!(row["ratio_to_floor"].is_number(), "{row}");
         assert!(row["floor_ns"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["target"].is_string(), "{row}");
+        for by in row["judged_by"].as_array().unwrap() {
+            let name = by["figure"].as_str().unwrap();
+            assert!(row[name].is_number(), "{name} in {row}");
+        }
     }
     assert!(is_empty(dir.path()), "something was left behind");
     rows
@@ -94,7 +98,7 @@ fn check_with(more: &[&str], cases: &[&str], lines: usize) -> Vec<Value> {
 #[test]
 fn cases_of_one_process() {
     check(&["read", "commit", "commit_leased", "commit_batch"], 5);
-    check(&["alloc_free", "loan_publish", "snapshot"], 3);
+    check(&["alloc_free", "loan_publish", "snapshot", "sparse"], 4);
 }
 
 #[test]
@@ -106,6 +110,9 @@ fn cases_from_one_process_to_another() {
         assert!(row["both_ways_p50_ns"].as_f64().unwrap() > 0.0, "{row}");
     }
     check(&["one_way_large", "wake", "subscribe_throughput"], 3);
+    for row in check(&["tick"], 1) {
+        has_numbers(&row, &["deltas", "deltas_per_second", "round_trip_p50_ns"]);
+    }
 }
 
 #[test]
@@ -187,6 +194,52 @@ fn logs_are_replayed_and_buses_come_back() {
             has_numbers(&row, &["writer_p99_ratio", "disk_bytes_per_second"]);
         }
     }
+}
+
+#[test]
+fn causes_are_found_in_a_log() {
+    for row in check_durable(&["provenance"], 1) {
+        has_numbers(
+            &row,
+            &[
+                "depth",
+                "deltas",
+                "first_ns",
+                "by_page_ns",
+                "log_file_bytes",
+            ],
+        );
+        assert_eq!(row["depth"], 32, "{row}");
+    }
+}
+
+#[test]
+fn cases_are_listed_without_being_run() {
+    let dir = directory();
+    let nowhere = dir.path().join("nowhere");
+    for durable in [false, true] {
+        let mut arguments = vec!["--list", "--json"];
+        arguments.extend(durable.then_some("--durable"));
+        let output = run(&nowhere, &arguments);
+        assert!(output.status.success(), "{output:?}");
+        let rows = rows(&output);
+        assert!(rows.len() > 8, "{rows:?}");
+        for row in rows {
+            assert_eq!(row["durable"], durable, "{row}");
+            assert!(
+                row["target"].is_string() && row["what"].is_string(),
+                "{row}"
+            );
+            let judged = row["judged_by"].as_array().unwrap();
+            assert!(!judged.is_empty(), "{row}");
+            for by in judged {
+                assert!(by["figure"].is_string(), "{row}");
+                assert!(by["better"] == "less" || by["better"] == "more", "{row}");
+            }
+        }
+    }
+    let table = run(&nowhere, &["--list"]);
+    assert!(String::from_utf8_lossy(&table.stdout).contains("<= 18 ns"));
 }
 
 #[test]

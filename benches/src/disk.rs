@@ -26,16 +26,21 @@ pub const SECTOR: usize = 4096;
 /// Bytes of a large write.
 pub const LARGE: usize = 1 << 20;
 /// Bytes that small writes go round in.
-const AREA: u64 = 16 << 20;
+pub const AREA: u64 = 16 << 20;
 
 /// Memory that `O_DIRECT` takes.
-struct Buffer {
+pub struct Buffer {
     base: NonNull<u8>,
     layout: Layout,
 }
 
 impl Buffer {
-    fn new(bytes: usize) -> io::Result<Buffer> {
+    /// So many zeros, at least a [`SECTOR`].
+    ///
+    /// # Errors
+    ///
+    /// If there cannot be so many.
+    pub fn new(bytes: usize) -> io::Result<Buffer> {
         let layout = Layout::from_size_align(bytes.max(SECTOR), SECTOR)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         // SAFETY: the layout is not empty.
@@ -128,6 +133,11 @@ impl Scratch {
     /// Whether it is written past the page cache.
     pub fn is_direct(&self) -> bool {
         self.is_direct
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     fn write(&self, bytes: &[u8], at: u64, flags: ReadWriteFlags) -> io::Result<()> {
@@ -286,25 +296,46 @@ pub struct GroupCommits {
     pub writes: Times,
 }
 
-/// What `threads` threads get that each commit one record of `bytes` after the other and share their writes: who comes
-/// while no write is in flight writes for all that have come by then, the others wait for a wake-all.
-///
-/// # Errors
-///
-/// What the file system said.
-pub fn group_commit(
-    dir: &Path,
-    threads: usize,
+/// Records that share their writes, whoever commits them: who comes while no write is in flight writes for all that have
+/// come by then, the others wait for a wake-all.
+pub struct Sharing {
+    scratch: Scratch,
     bytes: usize,
-    budget: Duration,
-) -> io::Result<GroupCommits> {
-    let scratch = Scratch::new(dir, AREA, true)?;
-    let group = Mutex::new(Group::default());
-    let done = Condvar::new();
-    let stop = AtomicBool::new(false);
-    let longest = (threads * bytes).next_multiple_of(SECTOR);
-    let commit = |buffer: &mut Buffer| -> io::Result<()> {
-        let mut now = locked(&group);
+    group: Mutex<Group>,
+    done: Condvar,
+}
+
+impl Sharing {
+    /// Records of `bytes`, in a file in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// What the file system said.
+    pub fn new(dir: &Path, bytes: usize) -> io::Result<Sharing> {
+        Ok(Sharing {
+            scratch: Scratch::new(dir, AREA, true)?,
+            bytes,
+            group: Mutex::new(Group::default()),
+            done: Condvar::new(),
+        })
+    }
+
+    /// What each of so many committers writes from.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be so large.
+    pub fn buffer(&self, committers: usize) -> io::Result<Buffer> {
+        Buffer::new((committers * self.bytes).next_multiple_of(SECTOR))
+    }
+
+    /// Commits one record; on disk when it returns.
+    ///
+    /// # Errors
+    ///
+    /// What the file system said, to this committer or another.
+    pub fn commit(&self, buffer: &mut Buffer) -> io::Result<()> {
+        let mut now = locked(&self.group);
         now.entered += 1;
         let mine = now.entered;
         loop {
@@ -315,12 +346,12 @@ pub fn group_commit(
                 return Ok(());
             }
             if now.is_writing {
-                now = done.wait(now).unwrap_or_else(PoisonError::into_inner);
+                now = self.done.wait(now).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             now.is_writing = true;
             let (end, records) = (now.entered, (now.entered - now.durable) as usize);
-            let len = (records * bytes).next_multiple_of(SECTOR);
+            let len = (records * self.bytes).next_multiple_of(SECTOR);
             let at = if now.at + len as u64 > AREA {
                 0
             } else {
@@ -330,26 +361,44 @@ pub fn group_commit(
             drop(now);
             buffer[..8].copy_from_slice(&end.to_le_bytes());
             let start = Instant::now();
-            let written = scratch.write(&buffer[..len], at, ReadWriteFlags::DSYNC);
+            let written = self
+                .scratch
+                .write(&buffer[..len], at, ReadWriteFlags::DSYNC);
             let took = start.elapsed().as_secs_f64() * 1e9;
-            now = locked(&group);
+            now = locked(&self.group);
             now.writes.push(took);
             now.is_writing = false;
             match &written {
                 Ok(()) => now.durable = end,
                 Err(error) => now.failed = Some(error.kind()),
             }
-            done.notify_all();
+            self.done.notify_all();
             written?;
         }
-    };
+    }
+}
+
+/// What `threads` threads get that each commit one record of `bytes` after the other and share their writes: see
+/// [`Sharing`].
+///
+/// # Errors
+///
+/// What the file system said.
+pub fn group_commit(
+    dir: &Path,
+    threads: usize,
+    bytes: usize,
+    budget: Duration,
+) -> io::Result<GroupCommits> {
+    let sharing = Sharing::new(dir, bytes)?;
+    let stop = AtomicBool::new(false);
     let one = || -> io::Result<Vec<f64>> {
-        let mut buffer = Buffer::new(longest)?;
+        let mut buffer = sharing.buffer(threads)?;
         let mut samples = Vec::new();
         // Relaxed: a flag that stands for nothing but itself.
         while !stop.load(Ordering::Relaxed) {
             let start = Instant::now();
-            commit(&mut buffer)?;
+            sharing.commit(&mut buffer)?;
             samples.push(start.elapsed().as_secs_f64() * 1e9);
         }
         Ok(samples)
@@ -369,7 +418,7 @@ pub fn group_commit(
         }
         Times::of(all, begin.elapsed())
     })?;
-    let writes = std::mem::take(&mut locked(&group).writes);
+    let writes = std::mem::take(&mut locked(&sharing.group).writes);
     Ok(GroupCommits {
         commits,
         writes: Times::of(writes, begin.elapsed())?,

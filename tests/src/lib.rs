@@ -12,8 +12,10 @@
 //! | [`survey`] | what survivors check: worlds, replicas, that everything still works |
 //! | [`soak`] | the kill-and-stop soak: parent, workers, checker |
 //! | [`durable`] | the same for buses with a log: supervisors, writers, checkers, the durable soak |
+//! | [`divergence`] | the same log, replayed in many ways, against the bus that wrote it |
 //! | [`seed`] | `MMSB_SEED`, or a random seed; a generator whose numbers never change |
 
+pub mod divergence;
 pub mod durable;
 pub mod foreign;
 pub mod live;

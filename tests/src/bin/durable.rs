@@ -5,7 +5,7 @@
 //! durable writer SHM SLOT SEED COMMITS synced|volatile|mixed TIMEOUT_MS [STEP SKIP]
 //! durable no-uring ...          the same, io_uring being refused by a seccomp filter
 //! durable check SHM DISK
-//! durable soak [--seconds S] [--seed N]
+//! durable soak [--seconds S] [--seed N] [--disk DIR] [--json]
 //! ```
 
 use std::path::Path;
@@ -100,20 +100,30 @@ fn main() -> ExitCode {
         ["soak", options @ ..] => {
             let mut plan = soak::Plan::default();
             let mut given = None;
-            for pair in options.chunks(2) {
-                match pair {
-                    ["--seconds", n] => plan.seconds = n.parse().expect("seconds"),
-                    ["--seed", n] => {
+            let mut json = false;
+            let mut rest = options.iter();
+            while let Some(option) = rest.next() {
+                match (*option, rest.as_slice()) {
+                    ("--json", _) => {
+                        json = true;
+                        continue;
+                    }
+                    ("--seconds", [n, ..]) => plan.seconds = n.parse().expect("seconds"),
+                    ("--disk", [dir, ..]) => plan.disk = dir.into(),
+                    ("--seed", [n, ..]) => {
                         given = Some(match n.strip_prefix("0x") {
                             Some(digits) => u64::from_str_radix(digits, 16).expect("a seed"),
                             None => number(n),
                         });
                     }
-                    other => {
-                        eprintln!("usage: durable soak [--seconds S] [--seed N], not {other:?}");
+                    (other, _) => {
+                        eprintln!(
+                            "usage: durable soak [--seconds S] [--seed N] [--disk DIR] [--json], not {other:?}"
+                        );
                         return ExitCode::from(2);
                     }
                 }
+                rest.next();
             }
             plan.seed = match given {
                 Some(seed) => {
@@ -123,7 +133,11 @@ fn main() -> ExitCode {
                 None => seed::seed("durable soak"),
             };
             let report = soak::run(&plan);
-            println!("{report:#?}");
+            if json {
+                println!("{}", report.json(&plan));
+            } else {
+                println!("{report:#?}");
+            }
             let idle = report.idle();
             // What chance need not bring about in a short time.
             if plan.seconds >= 60.0 && !idle.is_empty() {

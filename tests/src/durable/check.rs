@@ -117,8 +117,11 @@ fn pages(bus: &Bus) -> Result<(), String> {
     Ok(())
 }
 
-/// The live pages as a state, to be hashed like one.
-fn live_state(bus: &Bus) -> Result<State, String> {
+/// The live pages as a state, to be hashed like one; of a bus that nobody writes.
+///
+/// # Errors
+/// What cannot be read.
+pub fn live_state(bus: &Bus) -> Result<State, String> {
     let pages = &bus.participant().core().pages;
     let meta = mmsb::state::Meta {
         log_id: pages.log_info().log_id,

@@ -102,6 +102,37 @@ impl Report {
     }
 }
 
+impl Report {
+    /// One line of JSON.
+    pub fn json(&self, plan: &Plan) -> String {
+        serde_json::json!({
+            "seed": format!("{:#x}", plan.seed),
+            "seconds": plan.seconds,
+            "commits": self.commits,
+            "synced": self.synced,
+            "not_durable": self.not_durable,
+            "no_supervisor": self.no_supervisor,
+            "kills": self.writers_killed + self.supervisors_killed + self.standbys_killed,
+            "writers_killed": self.writers_killed,
+            "supervisors_killed": self.supervisors_killed,
+            "standbys_killed": self.standbys_killed,
+            "armed_deaths": self.armed,
+            "stops": self.stops,
+            "supervisors_stopped": self.supervisors_stopped,
+            "takeovers": self.takeovers,
+            "all_killed": self.all_killed,
+            "rebuilds": self.rebuilds,
+            "checkpoints": self.checkpoints,
+            "checks": self.checks,
+            "incarnation": self.incarnation,
+            "idle": self.idle(),
+            "violations": self.bad.len(),
+            "bad": self.bad,
+        })
+        .to_string()
+    }
+}
+
 /// Steps at which a supervisor's death leaves something of its own.
 const STEPS: &[&str] = &[
     "log.locked",

@@ -96,6 +96,7 @@ impl Report {
         ];
         let classes = CLASSES.map(|c| (c, self.bad.get(c).copied().unwrap_or(0)));
         let recoveries = names.into_iter().zip(self.recoveries);
+        fields.push(format!("\"violations\":{}", self.violations()));
         for (name, n) in counts.into_iter().chain(recoveries).chain(classes) {
             fields.push(format!("\"{name}\":{n}"));
         }

@@ -86,6 +86,7 @@ impl Target {
         let millions = |rate: f64| format!("{} M/s", rate / 1e6);
         match self {
             Target::P50(ns) if ns >= 1e6 => format!("<= {} ms", ns / 1e6),
+            Target::P50(ns) if ns >= 1e3 => format!("<= {} µs", ns / 1e3),
             Target::P50(ns) => format!("<= {ns} ns"),
             Target::Ratio(ratio) => format!("<= {ratio} x floor"),
             Target::Rate(rate) => format!(">= {}", millions(rate)),
@@ -109,6 +110,45 @@ impl Target {
         }
     }
 
+    /// The figures of the output that it speaks of, each with whether more of it is better.
+    pub fn figures(self) -> &'static [(&'static str, bool)] {
+        match self {
+            Target::P50(_) | Target::None => &[("p50_ns", false)],
+            Target::Ratio(_) => &[("ratio_to_floor", false)],
+            Target::Rate(_) | Target::SteadyRate(_) => &[("per_second", true)],
+            Target::Reads(_) => &[("reads_per_second", true)],
+            Target::ReadsAndWrites(..) => {
+                &[("reads_per_second", true), ("writes_per_second", true)]
+            }
+            Target::Commits(_) => &[("times_a_commit", false)],
+            Target::Memory(_) => &[("memory_bytes", false)],
+            Target::SyncedRate(_) => &[("per_second_at_100_us", true)],
+            Target::SteadyBytes(_) | Target::Bytes(_) => &[("bytes_per_second", true)],
+            Target::LogBytes(_) => &[("log_bytes_each", false)],
+            Target::RatioAndWriters(..) => {
+                &[("ratio_to_floor", false), ("writer_p99_ratio", false)]
+            }
+        }
+    }
+
+    /// Figures that follow from what was measured and are told because [`Target::figures`] names them.
+    pub fn derived(self, measured: &Measured) -> Option<(&'static str, f64)> {
+        match self {
+            Target::Commits(_) => {
+                let commit = measured.number("commit_64_p50_ns")?;
+                Some(("times_a_commit", measured.p50_ns / commit))
+            }
+            Target::SyncedRate(_) => {
+                let write = measured.number("write_ns")?;
+                Some((
+                    "per_second_at_100_us",
+                    measured.per_second * write / 100_000.0,
+                ))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it was reached; `None` if nothing was promised.
     pub fn is_met(self, measured: &Measured, ratio: Option<f64>) -> Option<bool> {
         let at_least = |name: &str, least: f64| measured.number(name).map(|is| is >= least);
@@ -120,13 +160,9 @@ impl Target {
             Target::ReadsAndWrites(reads, writes) => {
                 Some(at_least("reads_per_second", reads)? && at_least("writes_per_second", writes)?)
             }
-            Target::Commits(times) => measured
-                .number("commit_64_p50_ns")
-                .map(|commit| measured.p50_ns <= times * commit),
+            Target::Commits(times) => self.derived(measured).map(|(_, is)| is <= times),
             Target::Memory(most) => measured.number("memory_bytes").map(|is| is <= most),
-            Target::SyncedRate(least) => measured
-                .number("write_ns")
-                .map(|write| measured.per_second * write / 100_000.0 >= least),
+            Target::SyncedRate(least) => self.derived(measured).map(|(_, is)| is >= least),
             Target::SteadyRate(least) => {
                 Some(measured.per_second >= least && measured.number("paced_waits")? == 0.0)
             }
@@ -160,6 +196,8 @@ pub struct Case {
     pub floor: Floor,
     /// Whether it measures round trips whose way back is a bare line of 8 bytes.
     pub is_one_way: bool,
+    /// Whether it is slow and fast where its floor is: the same work, or one in which the same lines cross.
+    pub follows_floor: bool,
     /// What is aimed at.
     pub target: Target,
     /// What is done.
@@ -180,14 +218,25 @@ const fn case(
         is_durable: false,
         floor,
         is_one_way: false,
+        // What one process does by itself takes as long wherever the other core is.
+        follows_floor: !matches!(floor, Floor::Line(_)),
         target,
         what,
+    }
+}
+
+/// Two processes that take lines from each other, without taking turns.
+const fn crossing(name: &'static str, bytes: usize, target: Target, what: &'static str) -> Case {
+    Case {
+        follows_floor: true,
+        ..case(name, bytes, LINE, target, what)
     }
 }
 
 const fn one_way(name: &'static str, bytes: usize, target: Target, what: &'static str) -> Case {
     Case {
         is_one_way: true,
+        follows_floor: true,
         ..case(name, bytes, Floor::Line(bytes), target, what)
     }
 }
@@ -250,6 +299,13 @@ pub const CASES: &[Case] = &[
         Target::Rate(80e6),
         "one delta of a batch of 64",
     ),
+    case(
+        "sparse",
+        64,
+        LINE,
+        Target::P50(50e3),
+        "patch 8 words in 8 places of a page of 1 KiB",
+    ),
     one_way(
         "one_way_page",
         8,
@@ -274,24 +330,21 @@ pub const CASES: &[Case] = &[
         Target::Ratio(1.2),
         "the same, under a lease",
     ),
-    case(
+    crossing(
         "contended_page",
         1024,
-        LINE,
         Target::Reads(0.5e6),
         "read a page while 8 B patches are made flat out",
     ),
-    case(
+    crossing(
         "contended_cell",
         64,
-        LINE,
         Target::ReadsAndWrites(12e6, 20e6),
         "read a cell (K=16) written whole flat out",
     ),
-    case(
+    crossing(
         "contended_cell",
         1024,
-        LINE,
         Target::None,
         "read a cell (K=16) while 8 B patches are made flat out",
     ),
@@ -329,20 +382,28 @@ pub const CASES: &[Case] = &[
         Target::None,
         "one cut through 4 pages of 256 B",
     ),
-    case(
+    crossing(
         "two_writers",
         8,
-        LINE,
         Target::Rate(22e6),
         "two processes patch a page each",
     ),
-    case(
+    crossing(
         "subscribe_throughput",
         64,
-        LINE,
         Target::Rate(75e6),
         "batches of 64 to a gating subscriber who reads all",
     ),
+    Case {
+        is_one_way: true,
+        ..case(
+            "tick",
+            64,
+            Floor::Copy(640_000),
+            Target::P50(16e6),
+            "a delta for each of 10,000 pages, to sight of the last",
+        )
+    },
     case(
         "memory",
         1024,
@@ -431,6 +492,13 @@ pub const CASES: &[Case] = &[
         Target::Ratio(1.0),
         "open and read, from a checkpoint and as much log behind it",
     ),
+    durable(
+        "provenance",
+        64,
+        LINE,
+        Target::P50(50e6),
+        "the 32 causes of a delta, in a log of a million that was asked before",
+    ),
 ];
 
 #[cfg(test)]
@@ -498,6 +566,7 @@ mod tests {
     #[test]
     fn targets_are_said_in_few_words() {
         assert_eq!(Target::P50(5e6).name(), "<= 5 ms");
+        assert_eq!(Target::P50(50e3).name(), "<= 50 µs");
         assert_eq!(Target::P50(4.0).name(), "<= 4 ns");
         assert_eq!(Target::Memory((1u64 << 30) as f64).name(), "<= 1 GiB");
         assert_eq!(

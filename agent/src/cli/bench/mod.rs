@@ -45,6 +45,7 @@ Examples:
   mmsb bench
   mmsb bench --case commit --case one_way_ring
   mmsb bench --durable --disk /var/lib/mmsb
+  mmsb bench --list
   mmsb bench --quick --json | jq -c '[.case, .bytes, .p50_ns, .ratio_to_floor]'";
 
 /// Arguments of `mmsb bench`.
@@ -64,6 +65,9 @@ pub struct Args {
     /// Where the durable cases keep their logs [default: a directory of their own in the current one]
     #[arg(long, value_name = "DIR")]
     pub disk: Option<PathBuf>,
+    /// Only say which cases there are, and what is aimed at
+    #[arg(long)]
+    pub list: bool,
     /// The two cores, such as 0,2 [default: the first two that may be used]
     #[arg(long, value_name = "A,B", value_parser = two_cpus)]
     pub cpus: Option<(usize, usize)>,
@@ -123,20 +127,23 @@ fn two_cpus(text: &str) -> Result<(usize, usize), String> {
 ///
 /// That something was wrong in one of them; what kept them from starting.
 pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
+    // Those that were asked for by name; else all that have to do with the disk, or all others.
+    let is_wanted = |case: &&Case| match args.cases.is_empty() {
+        true => case.is_durable == args.durable,
+        false => {
+            args.cases.iter().any(|name| name == case.name) && (case.is_durable || !args.durable)
+        }
+    };
+    if args.list {
+        return list(CASES.iter().filter(is_wanted), context);
+    }
     let cpus = match args.cpus {
         Some(cpus) => cpus,
         None => {
             floor::two_cpus().map_err(|error| Failure::problem(format!("mmsb bench: {error}")))?
         }
     };
-    // Those that were asked for by name; else all that have to do with the disk, or all others.
-    let is_wanted = |case: &Case| match args.cases.is_empty() {
-        true => case.is_durable == args.durable,
-        false => {
-            args.cases.iter().any(|name| name == case.name) && (case.is_durable || !args.durable)
-        }
-    };
-    let needs_disk = CASES.iter().any(|case| case.is_durable && is_wanted(case));
+    let needs_disk = CASES.iter().any(|case| case.is_durable && is_wanted(&case));
     let disk = needs_disk
         .then(|| disk::Directory::new(args.disk.as_deref()))
         .transpose()?;
@@ -154,10 +161,7 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
     }
     let mut rows = Vec::new();
     let mut wrong = Vec::new();
-    for case in CASES {
-        if !is_wanted(case) {
-            continue;
-        }
+    for case in CASES.iter().filter(is_wanted) {
         let row = runner.run(case)?;
         if let report::Result::Failed(why) = &row.result {
             wrong.push(format!("{} ({} B): {why}", case.label(), case.bytes));
@@ -179,6 +183,18 @@ pub fn run(args: &Args, context: &mut Context) -> Result<Code, Failure> {
         return Ok(Code::Ok);
     }
     Err(Failure::problem(wrong.join("; ")))
+}
+
+/// Says which cases there are.
+fn list<'c>(cases: impl Iterator<Item = &'c Case>, context: &mut Context) -> Result<Code, Failure> {
+    if !context.json {
+        context.table(&report::list(cases))?;
+        return Ok(Code::Ok);
+    }
+    for case in cases {
+        context.event(&report::about(case))?;
+    }
+    Ok(Code::Ok)
 }
 
 /// Runs a process of a case.

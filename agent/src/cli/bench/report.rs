@@ -117,10 +117,7 @@ impl Row {
 
     /// One object.
     pub fn to_json(&self) -> Value {
-        let Case {
-            name, bytes, what, ..
-        } = self.case;
-        let mut row = json!({"case": name, "bytes": bytes, "what": what});
+        let mut row = about(self.case);
         let ns = |floor: &Option<FloorFigures>| match floor {
             Some(floor) => rounded(floor.ns),
             None => Value::Null,
@@ -129,9 +126,6 @@ impl Row {
             return row;
         };
         let mut add = |name: &str, value: Value| fields.insert(name.to_owned(), value);
-        if let Some(writers) = self.case.writers {
-            add("writers", json!(writers));
-        }
         match &self.result {
             Result::Measured(measured) => {
                 add("p50_ns", rounded(measured.p50_ns));
@@ -140,14 +134,15 @@ impl Row {
                 add("per_second", json!(measured.per_second.round()));
                 let ratio = self.ratio().map(|ratio| (ratio * 1000.0).round() / 1000.0);
                 add("ratio_to_floor", json!(ratio));
-                add("floor", json!(self.case.floor.name()));
                 add("floor_ns", self.floor().map_or(Value::Null, rounded));
                 add("floor_before_ns", ns(&self.floors.before));
                 add("floor_after_ns", ns(&self.floors.after));
-                add("target", json!(self.case.target.name()));
                 add("meets_target", json!(self.is_met()));
                 add("block", json!(measured.block));
                 add("blocks", json!(measured.blocks));
+                if let Some((name, figure)) = self.case.target.derived(measured) {
+                    add(name, rounded(figure));
+                }
                 for (name, value) in &measured.more {
                     let value = match value.as_f64() {
                         Some(number) if value.is_f64() => rounded(number),
@@ -165,6 +160,49 @@ impl Row {
         }
         row
     }
+}
+
+/// What is known of a case before it is run: the beginning of its line.
+pub fn about(case: &Case) -> Value {
+    let judged = case.target.figures().iter().map(|(name, more)| {
+        let better = if *more { "more" } else { "less" };
+        json!({"figure": name, "better": better})
+    });
+    let mut row = json!({
+        "case": case.name,
+        "bytes": case.bytes,
+        "what": case.what,
+        "durable": case.is_durable,
+        "floor": case.floor.name(),
+        "follows_floor": case.follows_floor,
+        "target": case.target.name(),
+        "judged_by": judged.collect::<Vec<_>>(),
+    });
+    if let (Some(writers), Some(fields)) = (case.writers, row.as_object_mut()) {
+        fields.insert("writers".to_owned(), json!(writers));
+    }
+    row
+}
+
+/// The cases, and what is aimed at.
+pub fn list<'c>(cases: impl Iterator<Item = &'c Case>) -> Table {
+    let mut table = Table::new(&[
+        ("case", Align::Left),
+        ("bytes", Align::Right),
+        ("what", Align::Left),
+        ("floor", Align::Left),
+        ("target", Align::Left),
+    ]);
+    for case in cases {
+        table.row([
+            case.label(),
+            case.bytes.to_string(),
+            case.what.to_owned(),
+            case.floor.name(),
+            case.target.name(),
+        ]);
+    }
+    table
 }
 
 /// Nanoseconds as people read them: with a digit behind the point as long as one matters.

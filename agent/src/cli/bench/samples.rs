@@ -92,6 +92,11 @@ impl Samples {
         }
     }
 
+    /// Blocks so far.
+    pub fn count(&self) -> u64 {
+        self.ps.len()
+    }
+
     /// A quantile in nanoseconds.
     pub fn quantile(&self, at: f64) -> f64 {
         self.ps.value_at_quantile(at) as f64 / 1000.0

@@ -105,6 +105,32 @@ pub fn commit_batch(job: &Job) -> Result<Measured, Failure> {
     Ok(samples.measured())
 }
 
+/// One sparse delta: words in places far from each other.
+pub fn sparse(job: &Job) -> Result<Measured, Failure> {
+    /// Bytes of the page.
+    const PAGE: usize = 1024;
+    let bus = job.create()?;
+    let page = bus.create_page(PageSpec::new(PAGE as u64))?;
+    let before = bus.stats()?.deltas;
+    let words = job.bytes / 8;
+    let places: Vec<usize> = (0..words).map(|at| at * (PAGE / words)).collect();
+    let mut last = 0;
+    let (samples, commits) = blocks(job.budget, BLOCK, 1, |n| {
+        let bytes = n.to_le_bytes();
+        let ranges = places.iter().map(|at| (*at, &bytes[..]));
+        // Put together anew each time, as a user does.
+        last = page.patch_many(&ranges.collect::<Vec<_>>())?;
+        Ok::<_, mmsb::Error>(())
+    })?;
+    let mut content = vec![0; PAGE];
+    for at in places {
+        content[at..at + 8].copy_from_slice(&commits.to_le_bytes());
+    }
+    check_page(&page, commits, last, &content)?;
+    check_log(&bus, before, commits)?;
+    Ok(samples.measured())
+}
+
 /// Creating a page and destroying it again.
 pub fn alloc_free(job: &Job) -> Result<Measured, Failure> {
     let bus = job.create()?;

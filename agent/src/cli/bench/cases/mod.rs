@@ -8,6 +8,7 @@ mod memory;
 mod one_way;
 mod stream;
 mod takeover;
+mod tick;
 mod wake;
 
 use mmsb_benches::lines::Lines;
@@ -36,6 +37,7 @@ pub fn lead(job: &Job) -> Result<Outcome, Failure> {
         "commit" => local::commit(job, false),
         "commit_leased" => local::commit(job, true),
         "commit_batch" => local::commit_batch(job),
+        "sparse" => local::sparse(job),
         "alloc_free" => local::alloc_free(job),
         "loan_publish" => local::loan_publish(job),
         "snapshot" => local::snapshot(job),
@@ -45,6 +47,7 @@ pub fn lead(job: &Job) -> Result<Outcome, Failure> {
         "two_writers" => contended::two_writers(job),
         "wake" => wake::lead(job),
         "subscribe_throughput" => stream::lead(job),
+        "tick" => tick::lead(job),
         "memory" => return memory::lead(job),
         "takeover" => takeover::lead(job),
         "synced" => durable::synced(job),
@@ -54,6 +57,7 @@ pub fn lead(job: &Job) -> Result<Outcome, Failure> {
         "checkpoint" => durable::checkpoint(job),
         "restart" => durable::restart(job),
         "log_bytes" => durable::log_bytes(job),
+        "provenance" => durable::provenance(job),
         other => Err(Failure::usage(format!("there is no case {other:?}"))),
     };
     measured.map(|measured| Outcome::Measured(Box::new(measured)))
@@ -73,6 +77,7 @@ pub fn peer(job: &Job) -> Result<(), Failure> {
         "two_writers" => contended::second_writer(job, &lines),
         "wake" => wake::peer(job, &lines),
         "subscribe_throughput" => stream::peer(job, &lines),
+        "tick" => tick::peer(job, &lines),
         "takeover" => takeover::victim(job),
         "synced" => durable::synced_writers(job, &lines),
         other => Err(Failure::usage(format!(

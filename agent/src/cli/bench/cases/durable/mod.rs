@@ -2,6 +2,7 @@
 
 mod attached;
 mod buffered;
+mod causes;
 mod checkpoint;
 mod replaying;
 mod synced;
@@ -19,6 +20,7 @@ use crate::cli::exit::Failure;
 
 pub use attached::attached_cost;
 pub use buffered::{buffered, log_bytes};
+pub use causes::provenance;
 pub use checkpoint::{checkpoint, restart};
 pub use replaying::replay;
 pub use synced::{lead as synced, peer as synced_writers};
@@ -176,10 +178,23 @@ impl<'b> Turns<'b> {
     /// Writes the next page whole.
     #[inline(always)]
     fn write(&mut self) -> mmsb::Result<()> {
+        self.write_by(|page, content| page.patch(0, content))
+    }
+
+    /// The same, on behalf of the delta at `cause`.
+    fn write_caused(&mut self, cause: u64) -> mmsb::Result<()> {
+        self.write_by(|page, content| page.caused_by(cause).patch(0, content))
+    }
+
+    #[inline(always)]
+    fn write_by(
+        &mut self,
+        patch: impl FnOnce(&Page<'b>, &[u8]) -> mmsb::Result<u64>,
+    ) -> mmsb::Result<()> {
         let page = &self.pages[self.done as usize % self.pages.len()];
         self.done += 1;
         self.content[..8].copy_from_slice(&self.done.to_le_bytes());
-        self.last = page.patch(0, &self.content)?;
+        self.last = patch(page, &self.content)?;
         Ok(())
     }
 
