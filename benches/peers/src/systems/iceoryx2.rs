@@ -423,10 +423,10 @@ fn reader<const N: usize>(
 
 /// Messages by a blackboard for each direction.
 struct Board<const N: usize> {
-    there: Option<Writer<N>>,
-    back: Option<EntryHandle<Service, u64, [u64; N]>>,
+    there: Writer<N>,
+    back: EntryHandle<Service, u64, [u64; N]>,
     seen: Option<BlackboardValue<[u64; N]>>,
-    boards: Vec<Blackboard<Service, u64>>,
+    _boards: [Blackboard<Service, u64>; 2],
     _node: Node<Service>,
 }
 
@@ -434,47 +434,36 @@ impl<const N: usize> Link for Board<N> {
     fn open(task: &Task, side: Side) -> Result<Self> {
         let node = node(task)?;
         let boards = match side {
-            Side::Lead => vec![
+            Side::Lead => [
                 create_board::<N>(&node, "there")?,
                 create_board::<N>(&node, "back")?,
             ],
-            Side::Peer => vec![open_board(&node, "back")?, open_board(&node, "there")?],
+            Side::Peer => [open_board(&node, "back")?, open_board(&node, "there")?],
         };
         Ok(Board {
-            there: Some(Writer::new(&boards[0])?),
-            back: Some(reader(&boards[1])?),
+            there: Writer::new(&boards[0])?,
+            back: reader(&boards[1])?,
             seen: None,
-            boards,
+            _boards: boards,
             _node: node,
         })
     }
 
-    fn connect(&mut self) -> Result<()> {
-        ensure!(self.boards.len() == 2, "there are two boards");
-        Ok(())
-    }
-
     #[inline(always)]
     fn send(&mut self, n: u64) -> Result<()> {
-        match &self.there {
-            Some(there) => there.write(n),
-            None => Ok(()),
-        }
+        self.there.write(n)
     }
 
     #[inline(always)]
     fn receive(&mut self) -> Result<Option<u64>> {
-        let Some(back) = &self.back else {
-            return Ok(None);
-        };
         if self
             .seen
             .as_ref()
-            .is_some_and(|seen| back.is_up_to_date(seen))
+            .is_some_and(|seen| self.back.is_up_to_date(seen))
         {
             return Ok(None);
         }
-        let value = back.get();
+        let value = self.back.get();
         let n = number(bytes(&*value))?;
         let is_news = n != 0 && self.seen.as_ref().is_none_or(|seen| seen[0] != n);
         self.seen = Some(value);
