@@ -128,6 +128,59 @@ fn die_at_every_step(name: &str) {
     println!("{name}: {kills} kills, {} states", worlds.len());
 }
 
+/// What lingered is gone now, with the last copy of the lock, and is recovered.
+fn end_of_process(victim: &mut Child, survivor: &mut Survivor) -> Result<(), String> {
+    victim.close_input();
+    let begin = Instant::now();
+    while survivor.p.core().participants().len() > 1 {
+        survivor.p.recover_all().map_err(|e| e.to_string())?;
+        if begin.elapsed() > PATIENCE {
+            return Err("somebody lingers for ever".into());
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(())
+}
+
+/// As [`die_at_every_step`], but as far as the kernel lock goes the process is alive: the survivors go on because of the mark
+/// that the kernel set, and everything else waits for the lock.
+fn linger_at_every_step(name: &str) {
+    let _watchdog = watchdog::start(name, Duration::from_secs(150));
+    let (places, worlds) = trace(name);
+    let mut marked = 0;
+    for (step, skip) in &places {
+        let dir = fresh_dir();
+        let mut survivor = Survivor::found(&dir.dir, op(name).ring_bytes);
+        let mut worker = dir.worker(&[name, "linger", step, &skip.to_string()]);
+        let recoveries = |survivor: &Survivor| survivor.observer.counter(Counter::Recoveries);
+        let result = await_death(&mut worker, &mut survivor)
+            .and_then(|()| survivor.observe_unrepaired(&worlds, !name.starts_with("batch")))
+            .and_then(|()| survivor.use_everything())
+            .and_then(|()| {
+                let all = survivor.p.core().participants();
+                if all.len() != 2 || !all.iter().all(|p| p.alive) {
+                    return Err(format!("nobody lingers: {all:?}"));
+                }
+                marked += recoveries(&survivor);
+                end_of_process(&mut worker, &mut survivor)?;
+                match recoveries(&survivor) {
+                    1 => Ok(()),
+                    n => Err(format!("one death, {n} recoveries")),
+                }
+            })
+            .and_then(|()| survivor.use_everything())
+            .and_then(|()| survivor.compare(&worlds));
+        if let Err(e) = result {
+            panic!("{name}, lingering at {step} (passed {skip} times before): {e}");
+        }
+    }
+    println!(
+        "{name}: {marked} of {} repaired by the kernel's mark",
+        places.len()
+    );
+    assert!(marked > 0, "no mark was of any use");
+}
+
 macro_rules! each_step {
     ($($name:ident)*) => {
         $(#[test]
@@ -152,26 +205,48 @@ each_step! {
     pin rename name_given name_taken_away lease follow_gating follow_lossy move_the_limit
 }
 
+macro_rules! lingering {
+    ($($test:ident: $op:ident;)*) => {
+        $(#[test]
+        fn $test() {
+            linger_at_every_step(stringify!($op));
+        })*
+    };
+}
+
+lingering! {
+    lingering_in_patch: patch;
+    lingering_in_patch_of_many_slots: patch_of_many_slots;
+    lingering_in_patch_larger_than_a_record: patch_larger_than_a_record;
+    lingering_in_patch_cell: patch_cell;
+    lingering_in_patch_loaned: patch_loaned;
+    lingering_in_batch: batch;
+    lingering_in_transaction: transaction_with_cell_and_loaned;
+    lingering_in_update: update;
+    lingering_in_loan: loan;
+    lingering_in_create_named: create_named;
+    lingering_in_destroy_named: destroy_named;
+    lingering_in_rename: rename;
+    lingering_in_lease: lease;
+    lingering_in_move_the_limit: move_the_limit;
+}
+
 /// Kills the recoverer of a death at every step of the recovery; a third one has to make do.
-fn recoverer_dies(name: &str, at: &str, skip: usize) {
+fn recoverer_dies(name: &str, how: &str, at: &str, skip: usize) {
     let _watchdog = watchdog::start(at, Duration::from_secs(150));
     let (_, worlds) = trace(name);
-    let kill = |dir: &Dir, survivor: &mut Survivor| {
-        let mut recoverer = Vec::new();
-        recoverer.push(dir.worker(&["recover", "trace"]));
-        recoverer[0].expect("joined", PATIENCE).expect("to join");
-        let mut victim = dir.worker(&[name, "kill", at, &skip.to_string()]);
-        await_death(&mut victim, survivor).expect("a death");
-        recoverer.remove(0)
-    };
     let dir = fresh_dir();
     let mut survivor = Survivor::found(&dir.dir, op(name).ring_bytes);
-    let mut recoverer = kill(&dir, &mut survivor);
+    let mut recoverer = dir.worker(&["recover", "trace"]);
+    recoverer.expect("joined", PATIENCE).expect("to join");
+    let mut victim = dir.worker(&[name, how, at, &skip.to_string()]);
+    await_death(&mut victim, &mut survivor).expect("a death");
     recoverer.send("go").expect("a recoverer that lives");
     let steps = recoverer.expect("steps ", PATIENCE).expect("its steps");
     recoverer
         .finish(PATIENCE)
         .expect("a recoverer that succeeds");
+    end_of_process(&mut victim, &mut survivor).expect("its end");
     survivor.compare(&worlds).expect("a recovered bus");
     survivor.use_everything().expect("a recovered bus");
     let places = places(&steps, "");
@@ -181,15 +256,16 @@ fn recoverer_dies(name: &str, at: &str, skip: usize) {
         let mut survivor = Survivor::found(&dir.dir, op(name).ring_bytes);
         let mut recoverer = dir.worker(&["recover", "kill", step, &times.to_string()]);
         recoverer.expect("joined", PATIENCE).expect("to join");
-        let mut victim = dir.worker(&[name, "kill", at, &skip.to_string()]);
+        let mut victim = dir.worker(&[name, how, at, &skip.to_string()]);
         let result = await_death(&mut victim, &mut survivor)
             .and_then(|()| recoverer.send("go").map_err(|e| e.to_string()))
             .and_then(|()| await_death(&mut recoverer, &mut survivor))
             .and_then(|()| survivor.observe_unrepaired(&worlds, !name.starts_with("batch")))
             .and_then(|()| survivor.use_everything())
+            .and_then(|()| end_of_process(&mut victim, &mut survivor))
             .and_then(|()| survivor.compare(&worlds));
         if let Err(e) = result {
-            panic!("{name}, killed at {at}, its recoverer at {step} ({times}): {e}");
+            panic!("{name}, {how} at {at}, its recoverer at {step} ({times}): {e}");
         }
         let count = survivor.observer.counter(Counter::Recoveries);
         assert!(count >= 2, "victim and recoverer are recovered: {count}");
@@ -198,29 +274,33 @@ fn recoverer_dies(name: &str, at: &str, skip: usize) {
 }
 
 macro_rules! recoverers {
-    ($($test:ident: $op:ident, $step:literal, $skip:literal;)*) => {
+    ($($test:ident: $op:ident, $how:literal at $step:literal, $skip:literal;)*) => {
         $(#[test]
         fn $test() {
-            recoverer_dies(stringify!($op), $step, $skip);
+            recoverer_dies(stringify!($op), $how, $step, $skip);
         })*
     };
 }
 
 recoverers! {
-    recoverer_of_a_claim: patch, "commit.held", 0;
-    recoverer_of_a_ready_patch: patch, "commit.ready", 0;
-    recoverer_of_a_half_copied_patch: patch_of_many_slots, "commit.copied", 0;
-    recoverer_of_a_lock: patch, "commit.locked", 0;
-    recoverer_of_a_cell: patch_cell, "cell.described", 0;
-    recoverer_of_a_transaction: transaction_with_cell_and_loaned, "transaction.odd", 1;
-    recoverer_of_a_batch: batch, "group.even", 0;
-    recoverer_of_a_loan: loan, "swap.live", 0;
-    recoverer_of_a_creation: create_named, "names.by_id", 0;
-    recoverer_of_a_held_block: create_named, "arena.held", 1;
-    recoverer_of_a_destruction: destroy_named, "destroy.entry", 0;
-    recoverer_of_a_rename: rename, "describe.attached", 0;
-    recoverer_of_a_lease: lease, "commit.odd", 1;
-    recoverer_of_a_joining_cursor: follow_gating, "follow.joining", 0;
+    recoverer_of_a_claim: patch, "kill" at "commit.held", 0;
+    recoverer_of_a_ready_patch: patch, "kill" at "commit.ready", 0;
+    recoverer_of_a_half_copied_patch: patch_of_many_slots, "kill" at "commit.copied", 0;
+    recoverer_of_a_lock: patch, "kill" at "commit.locked", 0;
+    recoverer_of_a_cell: patch_cell, "kill" at "cell.described", 0;
+    recoverer_of_a_transaction: transaction_with_cell_and_loaned, "kill" at "transaction.odd", 1;
+    recoverer_of_a_batch: batch, "kill" at "group.even", 0;
+    recoverer_of_a_loan: loan, "kill" at "swap.live", 0;
+    recoverer_of_a_creation: create_named, "kill" at "names.by_id", 0;
+    recoverer_of_a_held_block: create_named, "kill" at "arena.held", 1;
+    recoverer_of_a_destruction: destroy_named, "kill" at "destroy.entry", 0;
+    recoverer_of_a_rename: rename, "kill" at "describe.attached", 0;
+    recoverer_of_a_lease: lease, "kill" at "commit.odd", 1;
+    recoverer_of_a_joining_cursor: follow_gating, "kill" at "follow.joining", 0;
+    recoverer_of_a_claim_that_lingers: patch, "linger" at "commit.held", 0;
+    recoverer_of_a_half_copied_patch_that_lingers: patch_of_many_slots, "linger" at "commit.copied", 0;
+    recoverer_of_a_transaction_that_lingers: transaction, "linger" at "transaction.odd", 1;
+    recoverer_of_a_creation_that_lingers: create_named, "linger" at "names.by_id", 0;
 }
 
 #[test]

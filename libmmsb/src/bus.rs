@@ -9,8 +9,8 @@ use mmsb_shm::schema::Schema;
 use mmsb_shm::segment::{self, Core};
 use mmsb_shm::sys::space::SegmentDir;
 use mmsb_shm::{
-    OnFull, PageError, PageId, PageInfo, PageRef, Pages, Participant, ParticipantConfig, Receipt,
-    Wreck,
+    OnFull, PageError, PageId, PageInfo, PageRef, PageVersion, Pages, Participant,
+    ParticipantConfig, Receipt, Wreck,
 };
 
 use crate::Observer;
@@ -385,6 +385,22 @@ impl Bus {
             cold
         })?;
         self.settle_last()
+    }
+
+    /// Calls `f` with every page there is, in the order of their numbers: id, version, bytes. As
+    /// [`Observer::for_each_page`](crate::Observer::for_each_page), which has an example, but as a participant, who
+    /// waits for writers where an observer gives up, and repairs what the dead left.
+    ///
+    /// # Errors
+    /// [`PageError::Timeout`] if a living writer stands still inside a page; [`PageError::Corrupt`]; [`PageError::Forked`];
+    /// what `f` says, which ends it.
+    pub fn for_each_page(
+        &self,
+        f: impl FnMut(PageId, PageVersion, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let by = &self.participant;
+        let pages = &by.core().pages;
+        pages.for_each_page(|page, bytes| by.read(page, 0, bytes), f)
     }
 
     /// All that is known about a page beside its bytes.

@@ -137,6 +137,41 @@ impl Observer {
         all_pages_of(&self.pages)
     }
 
+    /// Calls `f` with every page there is, in the order of their numbers: id, version, bytes. The quickest way for a
+    /// newcomer to the whole state; what a page is called, [`page_info`](Self::page_info) says.
+    ///
+    /// Each page is whole, as it is at that moment. Together they are no cut (that is [`snapshot`](Self::snapshot)), and
+    /// pages that come or go meanwhile may be among them or not.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir_in("/dev/shm")?;
+    /// use mmsb::{Bus, PageSpec};
+    ///
+    /// let bus = Bus::builder("state").dir(dir.path()).create()?;
+    /// for n in 1..=3u64 {
+    ///     bus.create_page(PageSpec::of::<u64>())?.set(&n)?;
+    /// }
+    /// let observer = Bus::builder("state").dir(dir.path()).observe()?;
+    /// let mut sum = 0;
+    /// observer.for_each_page(|_id, version, bytes| {
+    ///     assert_eq!(version.epoch, 1);
+    ///     sum += u64::from(bytes[0]);
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(sum, 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PageError::Contended`] under a writer that never pauses; [`PageError::Corrupt`]; what `f` says, which ends it.
+    pub fn for_each_page(
+        &self,
+        f: impl FnMut(PageId, PageVersion, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.pages
+            .for_each_page(|page, bytes| self.pages.observe(page, 0, bytes), f)
+    }
+
     /// All that is known about a page beside its bytes.
     ///
     /// # Errors

@@ -452,6 +452,56 @@ fn a_cut_waits_for_what_it_shall_hold() {
 }
 
 #[test]
+fn a_newcomer_goes_through_all_pages_there_are() {
+    let t = TestBus::new();
+    let mut wanted = Vec::new();
+    for n in 0..200u8 {
+        // Larger than what is asked for ahead of time, cells and blocks among them, more than one word of numbers.
+        let bytes = 1 + usize::from(n) * 7;
+        let mut spec = PageSpec::new(bytes as u64);
+        if n % 3 == 0 {
+            spec = spec.versions(4);
+        }
+        let page = t.create_page(spec).unwrap();
+        if n % 5 == 0 && n % 3 != 0 {
+            let mut loan = page.loan().unwrap();
+            loan.fill(n);
+            loan.publish().unwrap();
+        } else {
+            page.write(&vec![n; bytes]).unwrap();
+        }
+        wanted.push((page.id(), page.version().unwrap(), vec![n; bytes]));
+    }
+    for n in (0..200).rev().step_by(4) {
+        t.destroy(wanted.remove(n).0).unwrap();
+    }
+    wanted.sort_by_key(|(id, ..)| id.index);
+    let (mut seen, mut observed) = (Vec::new(), Vec::new());
+    t.for_each_page(|id, version, bytes| {
+        seen.push((id, version, bytes.to_vec()));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(seen, wanted);
+    let observer = t.builder().observe().unwrap();
+    observer
+        .for_each_page(|id, version, bytes| {
+            observed.push((id, version, bytes.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(observed, wanted);
+    // What the caller says ends it.
+    let mut calls = 0;
+    let ended = observer.for_each_page(|id, _, _| {
+        calls += 1;
+        Err(PageError::PageGone(id).into())
+    });
+    assert!(matches!(ended, Err(Error::Page(PageError::PageGone(_)))));
+    assert_eq!(calls, 1);
+}
+
+#[test]
 fn stats_count_what_happened() {
     let t = TestBus::new();
     let page = t.create_page(PageSpec::new(100).name("p")).unwrap();

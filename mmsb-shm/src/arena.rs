@@ -514,6 +514,7 @@ impl Participant {
             return Ok(());
         }
         self.reclaim_retired()?;
+        let _inside = self.operation();
         let lock = &self.core.ctl.header().grow_lock;
         self.lock_word(lock, 31, Locked::Growth)?;
         let result = self.refill_locked(class, shape);
@@ -766,6 +767,7 @@ impl Participant {
         for i in (start..words.len()).chain(0..start) {
             let bits = blocks::take_bits(&words[i]);
             if bits != 0 {
+                self.core.pages.raise_indices_used(i as u32 * 64 + 64);
                 step("index.bits_taken");
                 hint.store(i as u32 + 1, Ordering::Relaxed);
                 let mut pools = self.pools.borrow_mut();

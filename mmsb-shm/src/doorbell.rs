@@ -154,6 +154,40 @@ pub(crate) fn sleep_fenced(
     sleep_behind(fenced, word, flags, mask, deadline, ready)
 }
 
+/// As [`sleep`], once: until a wake, the deadline, or a change or wake of another word that has the value given with it.
+#[cfg(not(loom))]
+pub(crate) fn sleep_beside(
+    also: Option<(&AtomicU32, u32)>,
+    word: &AtomicU32,
+    flags: &AtomicU32,
+    mask: u32,
+    deadline: Instant,
+    mut ready: impl FnMut() -> bool,
+) -> bool {
+    let Some(also) = also else {
+        return sleep(word, flags, mask, Some(deadline), ready);
+    };
+    let wait = |seen, barrier| {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            return false;
+        };
+        let left = if barrier {
+            left
+        } else {
+            left.min(NAP_WITHOUT_BARRIER)
+        };
+        if futex::wait_any(&[(word, seen), also], Some(left)).is_err()
+            // Ahead of Linux 5.16.
+            && futex::wait(word, seen, Some(left), mask).is_err()
+        {
+            std::thread::sleep(left.min(NAP_WITHOUT_BARRIER));
+        }
+        true
+    };
+    let slept = sleep_once(word, flags, mask, heavy, &mut ready, wait);
+    slept == Slept::Ready
+}
+
 #[cfg(not(loom))]
 fn sleep_behind(
     barrier: fn() -> bool,

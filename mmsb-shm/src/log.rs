@@ -331,6 +331,7 @@ impl Participant {
     /// [`PageError::Timeout`] if a living writer does not finish its commit.
     pub fn abandon_bus(&self) -> Result<(), PageError> {
         self.check_fork()?;
+        let _inside = self.operation();
         let core = &self.core;
         core.pages
             .header()
@@ -556,6 +557,7 @@ impl LogTap {
     pub fn attach(&mut self, by: &Participant, log_id: [u64; 2]) -> Result<Begin, PageError> {
         let ring = self.core.pages.ring();
         let (h, c) = (self.core.pages.header(), self.core.ctl.header());
+        let _inside = by.operation();
         // Nobody moves the floor meanwhile.
         by.lock_word(&c.limit_lock, 31, Locked::Limit)?;
         let floor = load_lsn(ring.floor, Ordering::Acquire);

@@ -3,6 +3,8 @@
 //! A participant is one writing thread of one process. It owns a slot in `.ctl` and, on its **own open file
 //! description**, a kernel lock (OFD) on that slot's byte. The kernel drops the lock when the process dies, whatever it
 //! dies of, and anybody can ask about it, across PID namespaces. Alive means: the lock is held. Nothing else decides.
+//! Only who died *inside* an operation, and holds others up, is known a good deal earlier, by the mark of
+//! [`robust`](crate::sys::robust): then what it held up is repaired at once, and the rest once the lock is free.
 //!
 //! A life is (slot, generation). Owner words and stamps carry it, and a slot is reused only after everything that its
 //! last life left behind was finished or cleared (`recovery`).
@@ -27,6 +29,7 @@ use crate::stats::Counter;
 use crate::subscribe::Tie;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, relax};
 use crate::sys::fork::{self, Description};
+use crate::sys::robust::{self, Bond, Inside};
 use crate::sys::{barrier, clock, lock, process, space};
 use crate::testing::step;
 
@@ -43,7 +46,7 @@ pub enum OnFull {
 /// How a participant behaves; private to it.
 #[derive(Clone, Debug)]
 pub struct ParticipantConfig {
-    /// Its name; deltas carry it as their source.
+    /// Its name; deltas carry it as their source. Empty: the name of the process.
     pub name: String,
     /// Longest wait for a living participant, or for room in the ring.
     pub timeout: Duration,
@@ -53,9 +56,8 @@ pub struct ParticipantConfig {
 
 impl Default for ParticipantConfig {
     fn default() -> ParticipantConfig {
-        let name = process::comm(process::pid()).unwrap_or_else(|| "unnamed".into());
         ParticipantConfig {
-            name,
+            name: String::new(),
             timeout: Duration::from_secs(5),
             on_full: OnFull::Wait,
         }
@@ -87,6 +89,7 @@ pub struct Participant {
     pub(crate) pins: Cell<u32>,
     /// Its followers, which may be in other threads and outlive it.
     pub(crate) ties: RefCell<Vec<Arc<Tie>>>,
+    bond: Bond,
     pub(crate) hot: Hot,
 }
 
@@ -126,7 +129,7 @@ pub(crate) enum Holder {
     Nobody,
     /// A living participant.
     Alive(u32),
-    /// A dead one.
+    /// A dead one, or one that died inside an operation, as far as its process goes.
     Dead(u32),
 }
 
@@ -187,6 +190,23 @@ impl Core {
         !locked && slot.state.load(Ordering::Acquire) == generation << 8 | SLOT_ACTIVE
     }
 
+    /// Whether the thread of life `generation` of slot `index` died inside an operation that nobody has repaired yet. Its
+    /// process may be there for a while longer; what it began, nobody goes on with.
+    pub(crate) fn died_inside(&self, index: u32, generation: u64) -> bool {
+        let Some(slot) = self.ctl.participants().get(index as usize) else {
+            return false;
+        };
+        // Acquire, three times: the life is looked at ahead of the mark, since a life clears what the last one left ahead of its
+        // own state; and behind it, since the mark may be of the next life.
+        let is_life = || slot.state.load(Ordering::Acquire) == generation << 8 | SLOT_ACTIVE;
+        is_life() && robust::died_inside(&slot.thread) && is_life()
+    }
+
+    /// Whether nobody goes on with what life `generation` of slot `index` began, and nobody has repaired it yet.
+    pub(crate) fn has_stopped(&self, index: u32, generation: u64) -> bool {
+        self.died_inside(index, generation) || self.is_dead(index, generation)
+    }
+
     /// Who holds `word`.
     pub(crate) fn holder(&self, word: u32) -> Holder {
         let Some(index) = owner::index(word) else {
@@ -200,7 +220,7 @@ impl Core {
         if state & 0xff != SLOT_ACTIVE || !owner::is_life(word, state >> 8) {
             return Holder::Nobody;
         }
-        if self.is_dead(index, state >> 8) {
+        if self.has_stopped(index, state >> 8) {
             Holder::Dead(index)
         } else {
             Holder::Alive(index)
@@ -345,8 +365,11 @@ impl Participant {
     /// As [`Participant::join`], without a number for its name, so without a record: for who commits nothing.
     pub(crate) fn join_silently(
         core: Arc<Core>,
-        config: ParticipantConfig,
+        mut config: ParticipantConfig,
     ) -> Result<Participant, AttachError> {
+        if config.name.is_empty() {
+            config.name = process::comm(process::pid()).unwrap_or_else(|| "unnamed".into());
+        }
         fork::install();
         barrier::register();
         let path = core.ctl.path().to_path_buf();
@@ -404,6 +427,7 @@ impl Participant {
         write_name(&slot.name, &config.name);
         for word in [
             &slot.hold,
+            &slot.claimed,
             &slot.deltas,
             &slot.bytes,
             &slot.waits,
@@ -412,6 +436,7 @@ impl Participant {
             word.store(0, Ordering::Relaxed);
         }
         slot.active.store(0, Ordering::Relaxed);
+        slot.thread.store(0, Ordering::Relaxed);
         // AcqRel: scans that see the new count see the slot.
         core.ctl
             .header()
@@ -434,6 +459,7 @@ impl Participant {
         let hot = Hot::new(&core, index);
         Ok(Participant {
             hot,
+            bond: Bond::default(),
             core,
             fd: fd.keep(),
             index,
@@ -486,6 +512,14 @@ impl Participant {
     #[inline(always)]
     pub(crate) fn slot(&self) -> &ParticipantSlot {
         self.hot.slot
+    }
+
+    /// Begins an operation that others may have to wait for: should this thread die before the answer is dropped, they are
+    /// told at once. Every owner word that is taken and every claim lies inside of one, except that leases go on
+    /// between operations.
+    #[inline(always)]
+    pub(crate) fn operation(&self) -> Inside<'_> {
+        self.bond.begin(&self.slot().thread)
     }
 
     /// The ring.
@@ -556,6 +590,11 @@ impl Participant {
         stripe: u32,
         what: Locked,
     ) -> Result<(), PageError> {
+        #[cfg(test)]
+        assert!(
+            self.bond.is_inside(),
+            "a word is taken outside of an operation"
+        );
         match owner::try_acquire(word, self.me) {
             Ok(()) => Ok(()),
             Err(_) => self.lock_word_slow(word, stripe, what),
@@ -650,20 +689,23 @@ impl Participant {
                             waited: elapsed,
                         });
                     }
-                    // Death wakes nobody, so look again soon at first, seldom later.
+                    // Death outside an operation, or of a whole machine's worth of memory, wakes nobody: look again
+                    // soon at first, seldom later.
                     let nap = if elapsed < Duration::from_millis(200) {
-                        1
+                        (elapsed / 2).clamp(FIRST_LOOK, Duration::from_millis(1))
                     } else {
-                        5
+                        Duration::from_millis(5)
                     };
                     let h = self.core.ctl.header();
-                    let until = Instant::now() + Duration::from_millis(nap);
-                    doorbell::sleep(
+                    let until = Instant::now() + nap;
+                    let thread = &self.core.ctl.participants()[index as usize].thread;
+                    doorbell::sleep_beside(
+                        robust::watch(thread).map(|value| (thread, value)),
                         &h.owner_bell,
                         &h.owner_sleepers,
                         doorbell::bit(stripe),
-                        Some(until),
-                        || word.load(Ordering::Relaxed) != found,
+                        until,
+                        || word.load(Ordering::Relaxed) != found || robust::died_inside(thread),
                     );
                 }
             }
@@ -820,6 +862,9 @@ impl Drop for Participant {
         unsafe { ManuallyDrop::drop(&mut self.fd) };
     }
 }
+
+/// How long a waiter sleeps before its first second look at a holder that was alive.
+const FIRST_LOOK: Duration = Duration::from_micros(20);
 
 /// No generation of a process: forks are counted from 0.
 const STRANDED: u64 = u64::MAX;

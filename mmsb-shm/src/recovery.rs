@@ -5,12 +5,16 @@
 //!
 //! 1. claims of the dead become padding;
 //! 2. the READY group at its `hold` is applied to every page whose owner word is still the dead one's;
-//! 3. blocks in its hand are freed, its cursors and pins dropped;
-//! 4. its owner words are cleared and everybody who waits is woken;
+//! 3. its owner words are cleared and everybody who waits is woken;
+//! 4. blocks in its hand are freed, its cursors and pins dropped;
 //! 5. the slot is given up: generation + 1.
 //!
-//! Owner words stay the dead one's until 4, so nobody touches its pages before they are whole (PROTOCOL B1). A stopped
+//! Owner words stay the dead one's until 3, so nobody touches its pages before they are whole (PROTOCOL B1). A stopped
 //! process holds its lock and is never recovered.
+//!
+//! Steps 1 to 3 are all that others wait for. They need no more than that the *thread* is dead, which the kernel marks at once
+//! if it died inside an operation; 4 and 5 touch what siblings in its process may still use, such as cursors of its followers,
+//! and wait for the lock.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -19,12 +23,12 @@ use crate::commit::{GroupRecord, apply_group};
 use crate::doorbell;
 use crate::error::{Corrupt, PageError};
 use crate::layout::page::{BlockRef, BlockState};
-use crate::layout::participant::{MOVING, RECOVERING, SLOT_ACTIVE, SLOT_FREE};
+use crate::layout::participant::{MOVING, RECOVERING, SLOT_ACTIVE, SLOT_FREE, UNBLOCKED};
 use crate::layout::ring::{Kind, RecordFlags, RecordHead, SlotState, Stamp};
 use crate::page::{PageId, owner, seqlock};
 use crate::participant::read_name;
 use crate::ring::{Seen, load_lsn, record};
-use crate::segment::{Core, LOCK_RECOVERY, owner_index};
+use crate::segment::{Core, LOCK_RECOVERY};
 use crate::stats::Counter;
 use crate::sync::{Ordering, fence};
 use crate::sys::fork::Description;
@@ -43,22 +47,28 @@ impl Drop for RecoveryLock<'_> {
     }
 }
 
-/// Recovers every dead participant. Returns how many there were.
+/// Recovers every dead participant. Returns how many there were, without those who only died inside an operation so far:
+/// what they held up is repaired, too.
 pub(crate) fn all_dead(core: &Core, fd: &OwnedFd) -> Result<u32, PageError> {
     let mut count = 0;
     for index in 0..core.ctl.participants_used().len() as u32 {
         let state = core.ctl.participants()[index as usize]
             .state
             .load(Ordering::Acquire);
-        if state & 0xff == SLOT_ACTIVE && core.is_dead(index, state >> 8) {
+        if state & 0xff != SLOT_ACTIVE {
+            continue;
+        }
+        if core.is_dead(index, state >> 8) {
             count += u32::from(participant(core, fd, index)?);
+        } else if core.died_inside(index, state >> 8) {
+            participant(core, fd, index)?;
         }
     }
     Ok(count)
 }
 
-/// Recovers the participant in slot `index` if it is dead. `fd` is the caller's own description of `.ctl`. False: it
-/// was not dead, or somebody else is at it (the caller looks again).
+/// Recovers the participant in slot `index` if it is dead, or repairs what it held up if it died inside an operation. `fd` is
+/// the caller's own description of `.ctl`. False: it was neither, or somebody else is at it (the caller looks again).
 pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool, PageError> {
     let Some(slot) = core.ctl.participants().get(index as usize) else {
         return Ok(false);
@@ -72,10 +82,25 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
     let guard = RecoveryLock { fd, byte };
     // Acquire: under the lock, so what the last recoverer did is seen.
     let state = slot.state.load(Ordering::Acquire);
-    if state & 0xff != SLOT_ACTIVE || !core.is_dead(index, state >> 8) {
+    let generation = state >> 8;
+    if state & 0xff != SLOT_ACTIVE {
         return Ok(false);
     }
-    finish(core, index, state >> 8)?;
+    if core.is_dead(index, generation) {
+        finish(core, index, generation)?;
+    } else if core.died_inside(index, generation) {
+        unblock(core, index, generation)?;
+        let slot = &core.ctl.participants()[index as usize];
+        // The hold is for the redo, and that is done.
+        slot.hold.store(0, Ordering::Release);
+        step("recovery.let_go");
+        // Release: who does not see the mark any more sees what was repaired.
+        slot.thread.store(UNBLOCKED, Ordering::Release);
+        slot.recovering.store(0, Ordering::Relaxed);
+        step("recovery.unblocked");
+    } else {
+        return Ok(false);
+    }
     drop(guard);
     wake_all(core);
     Ok(true)
@@ -83,6 +108,18 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
 
 /// Steps 1 to 5, under the recovery lock of the slot.
 fn finish(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
+    unblock(core, index, generation)?;
+    free_hand(core, index, owner::word(index, generation))?;
+    step("recovery.freed");
+    let slot = &core.ctl.participants()[index as usize];
+    slot.recovering.store(0, Ordering::Relaxed);
+    vacate(core, index, generation);
+    step("recovery.vacated");
+    Ok(())
+}
+
+/// Steps 1 to 3, under the recovery lock of the slot: all that others wait for.
+fn unblock(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
     let slot = &core.ctl.participants()[index as usize];
     step("recovery.begin");
     // Relaxed: only recoverers touch it, under the lock, or the slot's own life at its end. One died here before us.
@@ -97,12 +134,14 @@ fn finish(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
     step("recovery.padded");
     let (ready, odd) = redo(core, life, load_lsn(&slot.hold, Ordering::Acquire))?;
     step("recovery.redone");
-    let held_words = count_words(core, life);
-    if let Some(page) = held_pages(core, life).find(|page| page.left == Left::Torn) {
+    // Nobody else takes a word of the dead one's, or gives one back, so one look finds them.
+    let held: Vec<u32> = held_words(core, life).collect();
+    let torn = |index: &&u32| left(core, **index, 0) == Some(Left::Torn);
+    if let Some(index) = held.iter().find(torn) {
         // Pages are odd only behind READY, so the record should have named it.
         return Err(Corrupt {
             what: "record of a page that is half written",
-            offset: page.id.index.into(),
+            offset: u64::from(*index),
         });
     }
     let counters = [
@@ -111,20 +150,18 @@ fn finish(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
         (Counter::RecoveredOdd, odd),
         (
             Counter::RecoveredLocked,
-            u64::from(held_words && claimed == 0 && ready == 0 && odd == 0),
+            u64::from(!held.is_empty() && claimed == 0 && ready == 0 && odd == 0),
         ),
     ];
-    free_hand(core, index, life)?;
-    step("recovery.freed");
-    release_words(core, life);
+    release_words(core, life, &held);
     step("recovery.released");
     for (counter, n) in counters {
         core.pages.count(counter, n);
     }
-    core.pages.count(Counter::Recoveries, 1);
-    slot.recovering.store(0, Ordering::Relaxed);
-    vacate(core, index, generation);
-    step("recovery.vacated");
+    // Once for each life. Relaxed: only recoverers store it, under the lock.
+    if slot.thread.load(Ordering::Relaxed) != UNBLOCKED {
+        core.pages.count(Counter::Recoveries, 1);
+    }
     Ok(())
 }
 
@@ -297,39 +334,51 @@ fn wreck(core: &Core, index: u32, generation: u64, corrupt: Corrupt, lost: bool)
     }
 }
 
+/// Numbers of the pages whose owner word names the life.
+fn held_words(core: &Core, life: u32) -> impl Iterator<Item = u32> {
+    (0..core.pages.indices_used()).filter(move |index| {
+        // Acquire: with the word, what its holder did.
+        owner::holder(core.ctl.owner(*index).load(Ordering::Acquire)) == life
+    })
+}
+
+/// What a dead writer whose unfinished commit is at `hold` left of a page. `None`: there is no entry for it.
+fn left(core: &Core, index: u32, hold: u64) -> Option<Left> {
+    let entry = core.pages.load_entry(index)?;
+    Some(match core.pages.block(entry.block(), 0) {
+        _ if entry.block().is_none() => Left::Nothing,
+        Err(_) => Left::Nothing,
+        Ok(block) if block.header.seq.load(Ordering::Acquire) & 1 == 1 => Left::Torn,
+        Ok(block) if load_lsn(&block.header.lsn, Ordering::Relaxed) < hold => Left::Before,
+        Ok(_) => Left::Behind,
+    })
+}
+
 /// Pages whose owner word names the life.
 fn held_pages(core: &Core, life: u32) -> impl Iterator<Item = WreckedPage> {
     let slot = owner::index(life).and_then(|i| core.ctl.participants().get(i as usize));
     let hold = slot.map_or(0, |slot| load_lsn(&slot.hold, Ordering::Acquire));
-    let words = core.ctl.owners().iter().enumerate();
-    words.filter_map(move |(position, word)| {
-        // Acquire: with the word, what its holder did.
-        if owner::holder(word.load(Ordering::Acquire)) != life {
-            return None;
-        }
-        let index = owner_index(position, core.ctl.owner_shift());
-        let entry = core.pages.load_entry(index)?;
-        let left = match core.pages.block(entry.block(), 0) {
-            _ if entry.block().is_none() => Left::Nothing,
-            Err(_) => Left::Nothing,
-            Ok(block) if block.header.seq.load(Ordering::Acquire) & 1 == 1 => Left::Torn,
-            Ok(block) if load_lsn(&block.header.lsn, Ordering::Relaxed) < hold => Left::Before,
-            Ok(_) => Left::Behind,
-        };
-        let id = PageId {
-            index,
-            generation: entry.generation(),
-        };
-        Some(WreckedPage { id, left })
+    held_words(core, life).filter_map(move |index| {
+        let left = left(core, index, hold)?;
+        let generation = core.pages.load_entry(index)?.generation();
+        Some(WreckedPage {
+            id: PageId { index, generation },
+            left,
+        })
     })
 }
 
-/// Step 1. Walks from `published` to the end of the ring; a claim's length stays, so record boundaries do too.
+/// Step 1. Walks to the end of the ring from `published`, or from the last claim that the dead one noted, since a later one
+/// stands behind it; a claim's length stays, so record boundaries do too.
 fn pad_claims(core: &Core, life: u32) -> Result<u64, Corrupt> {
     let ring = core.pages.ring();
-    let mut at = load_lsn(ring.published, Ordering::Acquire);
+    let published = load_lsn(ring.published, Ordering::Acquire);
+    let slot = owner::index(life).and_then(|i| core.ctl.participants().get(i as usize));
+    // Acquire: the life is over.
+    let claimed = slot.map_or(0, |slot| load_lsn(&slot.claimed, Ordering::Acquire));
+    let mut at = published.max(claimed);
     let mut padded = 0;
-    let end = at.saturating_add(ring.len());
+    let end = published.saturating_add(ring.len());
     while at < end {
         match ring.look(at) {
             Seen::Claimed(s) => {
@@ -486,7 +535,7 @@ fn check_redo(core: &Core, life: u32, hold: u64) -> Result<(), Corrupt> {
     Ok(())
 }
 
-/// Step 3, and part of a clean leave.
+/// Part of step 4, and of a clean leave.
 pub(crate) fn free_hand(core: &Core, index: u32, life: u32) -> Result<(), Corrupt> {
     let slot = &core.ctl.participants()[index as usize];
     for hand in &slot.in_hand {
@@ -500,18 +549,10 @@ pub(crate) fn free_hand(core: &Core, index: u32, life: u32) -> Result<(), Corrup
     Ok(())
 }
 
-fn count_words(core: &Core, life: u32) -> bool {
-    core.ctl
-        .owners()
-        .iter()
-        .any(|w| owner::holder(w.load(Ordering::Relaxed)) == life)
-}
-
-/// Step 4.
-fn release_words(core: &Core, life: u32) {
-    for word in core.ctl.owners() {
-        // Relaxed: `clear_if` compares again.
-        if word.load(Ordering::Relaxed) != 0 && owner::clear_if(word, life) {
+/// Step 3.
+fn release_words(core: &Core, life: u32, held: &[u32]) {
+    for index in held {
+        if owner::clear_if(core.ctl.owner(*index), life) {
             step("recovery.released_one");
         }
     }
@@ -521,7 +562,7 @@ fn release_words(core: &Core, life: u32) {
     }
 }
 
-/// Step 5, and the end of a clean leave: the slot belongs to nobody.
+/// Steps 4 and 5, and the end of a clean leave: the slot belongs to nobody.
 pub(crate) fn vacate(core: &Core, index: u32, generation: u64) {
     let slot = &core.ctl.participants()[index as usize];
     for word in slot.in_hand.iter().chain(&slot.hazards) {

@@ -238,6 +238,7 @@ impl Restorer {
         if let Some(word) = self.core.ctl.indices().get(index as usize / 64) {
             word.fetch_and(!(1 << (index % 64)), Ordering::AcqRel);
         }
+        self.core.pages.raise_indices_used(index + 1);
     }
 
     /// Gives the log its place: everything ahead of `lsn` is on disk.

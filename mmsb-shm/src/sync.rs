@@ -65,11 +65,11 @@ pub(crate) fn prefetch_write<T>(at: &T) {
 
 /// Asks for the cache line of `at` in order to read it, without waiting for it. Only speed, as [`prefetch_write`].
 #[inline(always)]
-pub(crate) fn prefetch_read<T>(at: &T) {
+pub(crate) fn prefetch_read<T>(at: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
     // SAFETY: as in `prefetch_write`.
     unsafe {
-        core::arch::asm!("prefetcht0 byte ptr [{}]", in(reg) core::ptr::from_ref(at), options(nostack, preserves_flags, readonly));
+        core::arch::asm!("prefetcht0 byte ptr [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
     let _ = at;

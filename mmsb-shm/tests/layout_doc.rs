@@ -27,7 +27,7 @@ fn from_code() -> BTreeMap<(&'static str, &'static str), (usize, usize)> {
     {
         fields!(map, PagesHeader: magic, layout_major, layout_minor, features, layout_hash, state, bus_id,
             incarnation, created_ns, len_max, pages_max, names_slots, sources_max, ring_slots, directory_at, names_at,
-            sources_at, slabs_at, ring_at, arena_at, slabs_max, name, len, slabs_used, published, tail_hint,
+            sources_at, slabs_at, ring_at, arena_at, slabs_max, name, len, slabs_used, indices_used, published, tail_hint,
             overwrite_floor, claim_limit, doorbell, counters, durable_lsn, durable_bell, log_state, log_error,
             durability, flush_us, write_us, log_id, fork_lsn, log_from, checkpoint_lsn, checkpoint_ns, log_counters);
     }
@@ -60,8 +60,8 @@ fn from_code() -> BTreeMap<(&'static str, &'static str), (usize, usize)> {
         fields!(map, Slot: stamp, body);
     }
     {
-        fields!(map, ParticipantSlot: state, pid, source, start_time, pid_namespace, joined_ns, name, hold, deltas,
-            bytes, waits, retries, active, recovering, in_hand, hazards);
+        fields!(map, ParticipantSlot: state, pid, source, start_time, pid_namespace, joined_ns, thread, name, hold,
+            deltas, bytes, waits, retries, active, recovering, claimed, in_hand, hazards);
     }
     {
         fields!(map, Cursor: owner, gating, position, missed);

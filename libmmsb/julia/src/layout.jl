@@ -2,8 +2,8 @@
 
 const MAGIC = 0x45474150_42534d4d           # "MMSBPAGE", little-endian
 const LAYOUT_MAJOR = 0x0000_0001
-const LAYOUT_MINOR = 0x0000_0001
-const LAYOUT_HASH = 0x429d_e5ea_2d1f_6554
+const LAYOUT_MINOR = 0x0000_0002
+const LAYOUT_HASH = 0x2673_2604_073a_00ec
 const FEATURES_KNOWN = 0x0000_0000_0000_0000
 
 const STATE_READY = 0x5245_4459
@@ -118,7 +118,7 @@ function read_geometry(base::Ptr{UInt8}, bytes::Int, path::String)
     features & ~FEATURES_KNOWN == 0 ||
         throw(WrongLayout("$path uses features 0x$(string(features, base = 16)) that this reader does not know"))
     hash = word(base, AT_LAYOUT_HASH)
-    minor >= LAYOUT_MINOR || throw(WrongLayout("$path has layout $major.$minor, this reader needs 1.1"))
+    minor >= LAYOUT_MINOR || throw(WrongLayout("$path has layout $major.$minor, this reader needs 1.2"))
     # A greater minor may have extended a struct, and has another hash then; what this reader knows is there all the
     # same.
     minor > LAYOUT_MINOR || hash == LAYOUT_HASH || throw(WrongLayout(

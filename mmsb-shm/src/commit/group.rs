@@ -87,6 +87,7 @@ impl Participant {
         if expected.is_empty()
             && let Some(run) = Run::of(changes, options)?
         {
+            let _inside = self.operation();
             return self.commit_run(&run).map(Some);
         }
         for change in changes {
@@ -99,6 +100,7 @@ impl Participant {
         for (page, _) in expected {
             self.core.pages.check_own(page)?;
         }
+        let _inside = self.operation();
         let mut indices: Vec<u32> = changes
             .iter()
             .filter_map(|c| c.page().map(|p| p.id().index))

@@ -69,6 +69,7 @@ impl Loan<'_> {
         };
         let by = self.by;
         by.check_fork()?;
+        let _inside = by.operation();
         let index = self.page.id().index;
         let word = by.owner_word(index);
         loop {
@@ -239,6 +240,7 @@ impl Participant {
                 max: self.core.pages.ring().record_slots_max(),
             });
         }
+        let _inside = self.operation();
         let index = page.id().index;
         let word = self.owner_word(index);
         loop {

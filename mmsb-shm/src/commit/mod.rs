@@ -140,6 +140,8 @@ impl Participant {
             Claim::Got(lsn) => {
                 step("commit.claimed");
                 gating::hold(&self.slot().hold, lsn);
+                // Relaxed: for recovery, which sees what this thread stored before it died.
+                self.slot().claimed.store(lsn, Ordering::Relaxed);
                 step("commit.held");
                 Ok(Some(lsn))
             }
@@ -191,6 +193,7 @@ impl Participant {
         if n > ring.record_slots_max() {
             return self.patch_through_block(page, offset, bytes, 0);
         }
+        let _inside = self.operation();
         let index = page.id().index;
         let word = self.owner_word(index);
         if n > 1 {

@@ -132,6 +132,7 @@ impl Participant {
 
     /// One attempt to raise the limit to `need`; who is in the way if that was not enough. Recovers the dead it meets.
     fn move_limit(&self, need: u64) -> Result<Blocker, PageError> {
+        let _inside = self.operation();
         let lock = &self.core.ctl.header().limit_lock;
         if let Err(found) = owner::try_acquire(lock, self.me) {
             return Ok(match self.core.holder(found) {
@@ -226,13 +227,14 @@ impl Participant {
             .participants()
             .get(index as usize)
             .map_or(0, |s| s.state.load(Ordering::Acquire));
-        let dead = index != self.index && state & 0xff == 1 && core.is_dead(index, state >> 8);
+        let dead = index != self.index && state & 0xff == 1 && core.has_stopped(index, state >> 8);
         Ok((blocker, dead))
     }
 
     /// Brings `published` up to date, for those who ask where the log ends.
     pub fn refresh_published(&self) -> Result<u64, PageError> {
         self.check_fork()?;
+        let _inside = self.operation();
         let ring = self.ring();
         let lock = &self.core.ctl.header().limit_lock;
         if owner::try_acquire(lock, self.me).is_ok() {

@@ -18,6 +18,7 @@ impl Participant {
     ) -> Result<(R, Option<Receipt>), PageError> {
         self.check_fork()?;
         self.core.pages.check_own(page)?;
+        let _inside = self.operation();
         let index = page.id().index;
         loop {
             let locked = self.lock_pages(&[index])?;

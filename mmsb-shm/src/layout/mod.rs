@@ -15,7 +15,7 @@ pub const CTL_MAGIC: u64 = u64::from_le_bytes(*b"MMSBCTRL");
 /// Raised when old readers would misread new bytes.
 pub const LAYOUT_MAJOR: u32 = 1;
 /// Raised when old readers may go on, ignoring what is new.
-pub const LAYOUT_MINOR: u32 = 1;
+pub const LAYOUT_MINOR: u32 = 2;
 
 /// Growth unit and alignment of the arena, in bytes.
 pub const SLAB_BYTES: u64 = 2 << 20;
@@ -48,6 +48,7 @@ pub const LAYOUT_HASH: u64 = {
         offset_of!(segment::PagesHeader, state) as u64,
         offset_of!(segment::PagesHeader, ring_at) as u64,
         offset_of!(segment::PagesHeader, len) as u64,
+        offset_of!(segment::PagesHeader, indices_used) as u64,
         offset_of!(segment::PagesHeader, published) as u64,
         offset_of!(segment::PagesHeader, overwrite_floor) as u64,
         offset_of!(segment::PagesHeader, claim_limit) as u64,
@@ -65,7 +66,9 @@ pub const LAYOUT_HASH: u64 = {
         size_of::<page::RunHeader>() as u64,
         size_of::<page::ColdHeader>() as u64,
         size_of::<participant::ParticipantSlot>() as u64,
+        offset_of!(participant::ParticipantSlot, thread) as u64,
         offset_of!(participant::ParticipantSlot, hold) as u64,
+        offset_of!(participant::ParticipantSlot, claimed) as u64,
         offset_of!(participant::ParticipantSlot, in_hand) as u64,
         size_of::<participant::Cursor>() as u64,
         size_of::<participant::SourceEntry>() as u64,

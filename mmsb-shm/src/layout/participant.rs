@@ -14,6 +14,10 @@ pub const RECOVERING: u32 = 1;
 /// [`ParticipantSlot::recovering`]: a life ends, and its sums move to the counters of the bus.
 pub const MOVING: u32 = 2;
 
+/// [`ParticipantSlot::thread`]: its thread died inside an operation, and nobody waits for it any more. Like a thread id, but
+/// larger than any: without the kernel's mark, and without the bit that says that somebody waits.
+pub const UNBLOCKED: u32 = 0x3fff_ffff;
+
 /// Words of a source or participant name.
 pub const SOURCE_NAME_WORDS: usize = 6;
 
@@ -37,8 +41,11 @@ pub struct ParticipantSlot {
     pub pid_namespace: AtomicU64,
     /// CLOCK_REALTIME when it joined, ns.
     pub joined_ns: AtomicU64,
+    /// Id, in its own PID namespace, of the thread that used it last. The kernel marks it when that thread dies inside an
+    /// operation ([`robust`](crate::sys::robust)); [`UNBLOCKED`] once what that held up was repaired.
+    pub thread: AtomicU32,
     /// Spare.
-    pub reserved0: AtomicU64,
+    pub reserved0: AtomicU32,
     /// Its name, NUL padded.
     pub name: [AtomicU64; 6],
     /// Spare.
@@ -59,8 +66,10 @@ pub struct ParticipantSlot {
     /// [`RECOVERING`] while a recovery of this slot is under way; found by the next recoverer, it says that one died.
     /// [`MOVING`] at the end of a life.
     pub recovering: AtomicU32,
+    /// The LSN of its last claim, stored with `hold` and never cleared: recovery looks for claims from there on.
+    pub claimed: AtomicU64,
     /// Spare.
-    pub reserved2: [AtomicU64; 10],
+    pub reserved2: [AtomicU64; 9],
     /// Blocks between allocation and publication; stored before the block is taken.
     pub in_hand: [AtomicU64; IN_HAND],
     /// Blocks this participant looks at in place: store, SeqCst fence, look at the directory again.
@@ -70,7 +79,9 @@ pub struct ParticipantSlot {
 #[cfg(not(loom))]
 const _: () = {
     assert!(size_of::<ParticipantSlot>() == 512);
+    assert!(offset_of!(ParticipantSlot, thread) == 40);
     assert!(offset_of!(ParticipantSlot, name) == 48 && offset_of!(ParticipantSlot, hold) == 128);
+    assert!(offset_of!(ParticipantSlot, claimed) == 176);
     assert!(
         offset_of!(ParticipantSlot, active) == 168 && offset_of!(ParticipantSlot, in_hand) == 256
     );

@@ -74,8 +74,11 @@ pub struct PagesHeader {
     pub len: AtomicU64,
     /// Slabs in use; same writer.
     pub slabs_used: AtomicU32,
+    /// Page numbers from here on were never handed out: they have no page, and no owner word of theirs was ever taken for
+    /// long. Scans stop here. Rises only, ahead of the use of a number.
+    pub indices_used: AtomicU32,
     /// Spare.
-    pub reserved3: [AtomicU32; 29],
+    pub reserved3: [AtomicU32; 28],
     /// All records ahead of this LSN are READY or padding; written by the holder of the limit lock, rises only.
     pub published: AtomicU64,
     /// Spare.

@@ -9,7 +9,7 @@ use crate::error::{BusFull, PageError};
 use crate::layout::PAGE_BYTES_MAX;
 use crate::layout::page::{DirectoryEntry, GENERATION_MAX, VERSIONS_MAX, block_payload};
 use crate::layout::ring::{Kind, RecordFlags};
-use crate::page::{PageRef, cell_current, owner};
+use crate::page::{PageRef, PageVersion, cell_current, owner};
 use crate::participant::{Holder, Locked, Participant};
 use crate::recovery;
 use crate::segment::Pages;
@@ -79,19 +79,55 @@ impl Pages {
 
     /// Ids of all pages, named or not, in index order.
     pub fn list_pages(&self) -> Vec<PageId> {
-        self.directory()
-            .iter()
-            .enumerate()
-            .filter_map(|(index, e)| {
-                let e = DirectoryEntry(e.load(Ordering::Acquire));
-                (!e.block().is_none()).then_some(PageId {
-                    index: index as u32,
-                    generation: e.generation(),
-                })
-            })
+        (0..self.indices_used())
+            .filter_map(|index| self.page_at(index))
             .collect()
     }
+
+    /// The page that has this number now.
+    fn page_at(&self, index: u32) -> Option<PageId> {
+        let entry = self.load_entry(index)?;
+        let generation = entry.generation();
+        (!entry.block().is_none()).then_some(PageId { index, generation })
+    }
+
+    /// Goes through all pages in the order of their numbers: `read` copies one, `f` gets it. Each is whole by itself, as it is
+    /// at that moment; together they are no cut. Pages that come or go meanwhile may be among them or not.
+    ///
+    /// What comes next is asked for ahead of its turn, so this takes a fraction of looking the pages up one by one.
+    ///
+    /// # Errors
+    /// Those of `read` and `f`, at the first that is not [`PageError::PageGone`] of `read`.
+    pub fn for_each_page<E: From<PageError>>(
+        &self,
+        mut read: impl FnMut(&PageRef, &mut [u8]) -> Result<PageVersion, PageError>,
+        mut f: impl FnMut(PageId, PageVersion, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut bytes = Vec::new();
+        for index in 0..self.indices_used() {
+            if let Some(ahead) = self.load_entry(index + PAGES_AHEAD) {
+                self.prefetch_block(ahead.block());
+            }
+            let Some(id) = self.page_at(index) else {
+                continue;
+            };
+            let seen = self.resolve(id).and_then(|page| {
+                bytes.resize(page.size(), 0);
+                read(&page, &mut bytes)
+            });
+            match seen {
+                Ok(version) => f(id, version, &bytes)?,
+                Err(PageError::PageGone(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
 }
+
+/// How many numbers ahead [`Pages::for_each_page`] asks for what it will read: a line that another core wrote takes as
+/// long as some ten small pages do.
+const PAGES_AHEAD: u32 = 12;
 
 impl Participant {
     /// Makes a page, zeroed, with its name, schema and metadata if any.
@@ -116,6 +152,7 @@ impl Participant {
         if payload > PAGE_BYTES_MAX {
             return Err(PageError::BadSize { bytes: payload });
         }
+        let _inside = self.operation();
         let names = &self.core.ctl.header().names_lock;
         let named = !new.cold.is_empty();
         loop {
@@ -312,6 +349,7 @@ impl Participant {
     /// Removes a page and its name. Readers that are looking at it get [`PageError::PageGone`].
     pub fn destroy_page(&self, id: PageId) -> Result<(), PageError> {
         self.check_fork()?;
+        let _inside = self.operation();
         let names = &self.core.ctl.header().names_lock;
         let word = match self.core.pages.entry(id.index) {
             Some(_) => self.owner_word(id.index),
@@ -387,6 +425,7 @@ impl Participant {
         if self.core.pages.entry(id.index).is_none() {
             return Err(PageError::PageGone(id));
         }
+        let _inside = self.operation();
         let names = &self.core.ctl.header().names_lock;
         loop {
             self.lock_word(names, 30, Locked::Names)?;

@@ -61,6 +61,7 @@ pub(crate) fn source_id(by: &Participant, name: &str) -> Result<u16, PageError> 
     if let Some(id) = find() {
         return Ok(id);
     }
+    let _inside = by.operation();
     let lock = &by.core.ctl.header().names_lock;
     loop {
         by.lock_word(lock, 30, Locked::Names)?;

@@ -622,6 +622,7 @@ impl Participant {
         let mut indices: Vec<u32> = pages.iter().map(|p| p.id.index).collect();
         indices.sort_unstable();
         indices.dedup();
+        let _inside = self.operation();
         let locked = self.lock_pages(&indices)?;
         let result = self.core.pages.try_cut(pages, &mut out, &mut versions);
         drop(locked);
@@ -702,6 +703,7 @@ impl Participant {
         {
             return Ok(());
         }
+        let _inside = self.operation();
         self.lock_word(word, id.index, Locked::Page(id.index))?;
         step("lease.locked");
         if let Err(e) = self.core.pages.ensure_fresh(page) {

@@ -3,6 +3,7 @@
 //! The dead one's steps are made here one at a time, in the order of the commit path, with the functions of that path;
 //! then its kernel lock is dropped without a word, as by a SIGKILL.
 
+use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use crate::layout::participant::{CURSOR_JOINING, IN_HAND};
 use crate::layout::ring::{RecordFlags, slots_for};
 use crate::names::{self, Cold, NewPage};
 use crate::page::{PageId, PageRef, cell_current, seqlock};
-use crate::participant::{Participant, ParticipantConfig};
+use crate::participant::{Holder, Participant, ParticipantConfig};
+use crate::restore::Restorer;
 use crate::ring::gating;
-use crate::segment::BusConfig;
-use crate::sys::{fork, space::SegmentDir};
+use crate::segment::{BusConfig, Draft, LOCK_SLOT};
+use crate::sys::{fork, robust, space::SegmentDir};
 
 struct Bus {
     core: Arc<Core>,
@@ -26,6 +28,36 @@ struct Bus {
 }
 
 const CONTENT: [u8; 64] = [7; 64];
+
+thread_local! {
+    /// Whether [`Bus::recover`] repairs ahead of the end of the process, as behind the kernel's mark.
+    static MARKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Every state that a death can leave, met by way of the kernel's mark first.
+#[test]
+fn every_state_again_while_the_process_is_still_taken_down() {
+    MARKED.set(true);
+    for test in [
+        a_locked_page_is_given_up_untouched as fn(),
+        a_claim_becomes_padding_with_or_without_its_hold_and_however_much_was_written,
+        a_committed_patch_is_applied_once_from_every_state_of_its_page,
+        a_late_redo_does_not_touch_a_page_that_moved_on,
+        a_cell_gets_its_version_from_every_state,
+        a_group_is_finished_on_the_pages_that_are_still_locked,
+        a_swap_is_finished_from_every_state,
+        a_block_in_the_hand_of_the_dead_is_free_and_listed_again,
+        a_creation_is_finished_with_its_name_from_every_state,
+        a_creation_that_was_only_claimed_leaves_nothing,
+        a_destruction_is_finished_with_its_name_from_every_state,
+        a_rename_is_finished_from_every_state,
+        locks_of_the_dead_are_given_up_and_what_they_guard_goes_on,
+        cursors_pins_and_leases_of_the_dead_hold_nothing_back,
+    ] {
+        test();
+    }
+    MARKED.set(false);
+}
 
 impl Bus {
     fn new() -> Bus {
@@ -107,6 +139,9 @@ impl Bus {
             .iter()
             .map(|h| h.load(Ordering::Relaxed))
             .collect();
+        if MARKED.get() {
+            self.unblock(&dead);
+        }
         assert_eq!(self.survivor.recover_all(), Ok(1));
         let after = counters();
         let once = self.bytes();
@@ -131,12 +166,49 @@ impl Bus {
         assert_eq!(state, (dead.generation + 1) << 8 | SLOT_FREE);
         assert_eq!(slot.hold.load(Ordering::Acquire), 0);
         let life = owner::word(dead.index, dead.generation);
-        assert!(!count_words(&self.core, life), "a word is still held");
+        let held = held_words(&self.core, life).next();
+        assert_eq!(held, None, "a word is still held");
         let h = self.core.ctl.header();
         for lock in [&h.limit_lock, &h.names_lock, &h.grow_lock] {
             assert_eq!(lock.load(Ordering::Acquire), 0, "a lock is still held");
         }
         [0, 1, 2, 3].map(|i| after[i] - before[i])
+    }
+
+    /// The thread of `dead` died inside an operation, and its process is still being taken down: what it held up is
+    /// repaired, and all the rest stays.
+    fn unblock(&self, dead: &Dead) {
+        let core = &self.core;
+        let slot = &core.ctl.participants()[dead.index as usize];
+        let byte = LOCK_SLOT + u64::from(dead.index);
+        let process = space::reopen(core.ctl.probe().as_fd(), true).unwrap();
+        assert!(lock::try_lock(&process, byte).unwrap());
+        let recover = || participant(core, &self.survivor.fd, dead.index).unwrap();
+        slot.thread.store(4711, Ordering::Relaxed);
+        assert!(!recover(), "the kernel did not mark it");
+        slot.thread
+            .store(4711 | robust::OWNER_DIED, Ordering::Relaxed);
+        let life = owner::word(dead.index, dead.generation);
+        assert_eq!(core.holder(life), Holder::Dead(dead.index));
+        let rest = || {
+            let hand = slot.in_hand.iter().chain(&slot.hazards);
+            let hand: Vec<u64> = hand.map(|h| h.load(Ordering::Relaxed)).collect();
+            let cursors = core.ctl.cursors().iter();
+            let cursors: Vec<u32> = cursors.map(|c| c.owner.load(Ordering::Relaxed)).collect();
+            (hand, cursors, slot.state.load(Ordering::Relaxed))
+        };
+        let (before, recoveries) = (rest(), core.pages.counter(Counter::Recoveries));
+        assert!(recover());
+        assert!(rest() == before, "siblings may still use it");
+        assert_eq!(core.pages.counter(Counter::Recoveries), recoveries + 1);
+        assert_eq!(held_words(core, life).next(), None, "a word is still held");
+        assert_eq!(slot.hold.load(Ordering::Relaxed), 0);
+        assert_eq!(slot.recovering.load(Ordering::Relaxed), 0);
+        assert_eq!(core.holder(life), Holder::Alive(dead.index));
+        let bytes = self.bytes();
+        assert!(!recover(), "there is nothing left to repair");
+        assert!(self.bytes() == bytes);
+        assert_eq!(slot.thread.load(Ordering::Relaxed), UNBLOCKED);
     }
 
     /// Writing goes on: the page takes a delta, and everything is in one READY prefix.
@@ -1166,4 +1238,59 @@ fn only_what_cannot_be_finished_is_given_up() {
     assert_eq!(bus.core.abandon_dead(dead.index), Ok(None));
     assert_eq!(bus.content(&page), (patched(), 2, lsn));
     assert_eq!(bus.core.pages.counter(Counter::Abandoned), 1);
+}
+
+#[test]
+fn a_page_that_came_from_elsewhere_is_repaired_like_any_other() {
+    let tmp = tempfile::tempdir_in("/dev/shm").unwrap();
+    let dir = SegmentDir::at(tmp.path());
+    let config = BusConfig {
+        ring_bytes: 8192,
+        pages_max: 1000,
+        participants_max: 4,
+        bytes_max: 64 << 20,
+        ..BusConfig::default()
+    };
+    let draft = Draft::new(&dir, "t", &config, None).unwrap();
+    let mut restorer = Restorer::new(&draft).unwrap();
+    let bytes = restorer.take(64, 1).unwrap();
+    let (index, generation) = (777, 5);
+    let id = PageId { index, generation };
+    let lsn = draft.core().unwrap().pages.first_lsn() - 1;
+    restorer.place(id, bytes, 3, lsn, &Cold::default()).unwrap();
+    drop(restorer);
+    draft.link().unwrap();
+    let core = Arc::new(Core::attach(&dir, "t").unwrap());
+    let survivor = join(&core, "survivor");
+    let d = join(&core, "d");
+    let page = core.pages.resolve(id).unwrap();
+    lock(&d, &page);
+    let lsn = commit(&d, id, Kind::Patch, 0, 10, &PATCH);
+    seqlock::write_begin(&page.block().header.seq);
+    die(d);
+    assert_eq!(survivor.recover_all(), Ok(1));
+    assert_eq!(core.ctl.owner(index).load(Ordering::Acquire), 0);
+    let mut bytes = [0; 64];
+    let version = survivor.read(&page, 0, &mut bytes).unwrap();
+    assert_eq!((version.epoch, version.lsn), (4, lsn));
+    assert_eq!(bytes[10..10 + PATCH.len()], PATCH);
+}
+
+#[test]
+fn a_mark_of_the_last_life_says_nothing_about_the_next_one() {
+    let bus = Bus::new();
+    let d = join(&bus.core, "d");
+    let (index, slot) = (d.index(), &bus.core.ctl.participants()[d.index() as usize]);
+    let dead = die(d);
+    slot.thread
+        .store(4711 | robust::OWNER_DIED, Ordering::Relaxed);
+    assert!(bus.core.died_inside(index, dead.generation));
+    assert!(!bus.core.died_inside(index, dead.generation + 1));
+    assert_eq!(bus.survivor.recover_all(), Ok(1));
+    // Ahead of its first operation.
+    let next = Participant::join_silently(Arc::clone(&bus.core), ParticipantConfig::default());
+    let next = next.unwrap();
+    assert_eq!(next.index(), index);
+    assert_eq!(bus.core.holder(next.me), Holder::Alive(index));
+    assert_eq!(bus.survivor.recover_all(), Ok(0));
 }

@@ -19,7 +19,7 @@ use std::path::Path;
 pub use config::{BUS_NAME_MAX, BusConfig, Geometry, check_bus_name};
 pub use create::{Draft, Start, unlink};
 pub use ctl::Ctl;
-pub(crate) use ctl::{owner_index, owner_position};
+pub(crate) use ctl::owner_position;
 pub(crate) use pages::Block;
 pub use pages::Pages;
 

@@ -13,7 +13,7 @@ use crate::layout::participant::SourceEntry;
 use crate::layout::ring::Slot;
 use crate::layout::segment::{PagesHeader, STATE_ABANDONED};
 use crate::ring::Ring;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, prefetch_read};
 use crate::sys::{map::Mapping, space, space::SegmentDir};
 use crate::testing::step;
 
@@ -150,6 +150,20 @@ impl Pages {
         }
     }
 
+    /// Asks for the first lines of a block, if it lies in the mapping.
+    #[inline]
+    pub(crate) fn prefetch_block(&self, at: BlockRef) {
+        const LINES: usize = 2;
+        let offset = at.offset() as usize;
+        if !at.is_none() && offset + LINES * 64 <= self.map.len() {
+            for line in 0..LINES {
+                // SAFETY: an address inside the mapping, looked at just above; nothing is read.
+                let at = unsafe { self.map.base().add(offset + line * 64) };
+                prefetch_read(at);
+            }
+        }
+    }
+
     /// Directory entry of a page index.
     #[inline(always)]
     pub(crate) fn entry(&self, index: u32) -> Option<&AtomicU64> {
@@ -233,7 +247,7 @@ impl Pages {
         write: bool,
     ) -> Result<Pages, AttachError> {
         let head = size_of::<PagesHeader>();
-        let probe = Mapping::new(fd.as_fd(), head, false).map_err(|e| io_error("map", &path, e))?;
+        let probe = Mapping::new(fd.as_fd(), head, write).map_err(|e| io_error("map", &path, e))?;
         // SAFETY: 4096 bytes are mapped and backed (length checked), all fields are atomics.
         let h = unsafe { &*probe.base().cast::<PagesHeader>() };
         Preamble::from(h).version().check(bus, &path, PAGES_MAGIC)?;
@@ -249,35 +263,48 @@ impl Pages {
             }
             .into());
         }
-        drop(probe);
-        Pages::map(fd, path, geometry, write)
+        let map = probe
+            .resized(geometry.len_max as usize)
+            .map_err(|e| io_error("map", &path, e))?;
+        Pages::of(fd, path, geometry, map)
     }
 
-    fn map(
+    fn of(
         fd: OwnedFd,
         path: PathBuf,
         geometry: Geometry,
-        write: bool,
+        map: Mapping,
     ) -> Result<Pages, AttachError> {
-        let map = Mapping::new(fd.as_fd(), geometry.len_max as usize, write)
-            .map_err(|e| io_error("map", &path, e))?;
         let header = NonNull::new(map.base().cast::<PagesHeader>()).ok_or(Corrupt {
             what: "mapping",
             offset: 0,
         })?;
         let pages = Pages {
+            writable: map.is_writable(),
             map,
             fd,
             path,
             geometry,
             header,
             len_known: AtomicU64::new(0),
-            writable: write,
             // Relaxed: only uniqueness matters.
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         };
         pages.refresh_len();
         Ok(pages)
+    }
+
+    /// Page numbers below `end` are handed out from now on.
+    pub(crate) fn raise_indices_used(&self, end: u32) {
+        // AcqRel: whoever sees an owner word taken for one of them, or a page, sees that it is among those to look at.
+        self.header().indices_used.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// No page has a number from here on.
+    pub(crate) fn indices_used(&self) -> u32 {
+        // Acquire: pairs with the `fetch_max` above.
+        let used = self.header().indices_used.load(Ordering::Acquire);
+        used.min(self.geometry.pages_max)
     }
 
     /// Extends the backed part to `len` bytes. The caller holds the grow lock. Doing it twice is harmless.

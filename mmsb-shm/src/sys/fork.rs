@@ -38,7 +38,7 @@ static TRACKED_END: AtomicUsize = AtomicUsize::new(0);
 /// [`close_in_child`] calls it too.
 pub fn install() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
-    // SAFETY: the handler is a function of this image that only touches atomics and calls close(2), so it may run in
+    // SAFETY: the handler is a function of this image that only touches atomics and makes system calls, so it may run in
     // a fork child of a threaded process. Should this image be unloaded, the C library drops its handlers.
     *INSTALLED.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(in_child)) } == 0)
 }
@@ -154,6 +154,7 @@ extern "C" fn in_child() {
             unsafe { libc::close(tracked - 1) };
         }
     }
+    super::robust::forget_in_child();
 }
 
 #[cfg(all(test, not(miri)))]

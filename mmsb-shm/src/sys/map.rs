@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
 /// A shared mapping of an object from its first byte. Unmapped when dropped.
 ///
@@ -47,6 +47,22 @@ impl Mapping {
         let addr = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0)? };
         // The kernel never places a mapping at 0 without MAP_FIXED, but a wrong assumption must not become UB.
         let base = NonNull::new(addr.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { base, len, write })
+    }
+
+    /// The same mapping with another length, at another address. What is in the page table stays there, which is cheaper than
+    /// a second mapping.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`]; the mapping is gone then.
+    pub fn resized(self, len: usize) -> io::Result<Mapping> {
+        // SAFETY: the range is this mapping's, which nobody else refers to: `self` was handed in, and is not used again if
+        // this succeeds.
+        let addr =
+            unsafe { rustix::mm::mremap(self.base().cast(), self.len, len, MremapFlags::MAYMOVE)? };
+        let base = NonNull::new(addr.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let write = self.write;
+        std::mem::forget(self);
         Ok(Mapping { base, len, write })
     }
 
@@ -162,6 +178,24 @@ mod tests {
         assert_eq!(word(&reader, 8 << 20).load(Relaxed), 9);
         let stat = space::stat(&fd).unwrap();
         assert_eq!(stat.len, (8 << 20) + PAGE as u64);
+    }
+
+    #[test]
+    fn a_resized_mapping_is_the_same_object_with_other_bounds() {
+        let fd = object(PAGE as u64);
+        let writer = Mapping::new(&fd, PAGE, true).unwrap();
+        let reader = Mapping::new(&fd, PAGE, false).unwrap();
+        let writer = writer.resized(1 << 36).unwrap();
+        assert!(writer.is_writable());
+        assert_eq!(writer.len(), 1 << 36);
+        space::allocate(&fd, PAGE as u64, PAGE as u64).unwrap();
+        word(&writer, 8).store(7, Relaxed);
+        word(&writer, PAGE).store(9, Relaxed);
+        let reader = reader.resized(2 * PAGE).unwrap();
+        assert!(!reader.is_writable());
+        assert_eq!(word(&reader, 8).load(Relaxed), 7);
+        assert_eq!(word(&reader, PAGE).load(Relaxed), 9);
+        assert!(reader.resized(0).is_err());
     }
 
     #[test]

@@ -11,5 +11,6 @@ pub mod futex;
 pub mod lock;
 pub mod map;
 pub mod process;
+pub mod robust;
 pub mod sigbus;
 pub mod space;

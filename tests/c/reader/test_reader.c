@@ -51,11 +51,11 @@ static void a_bus_that_cannot_be_read_is_refused_with_the_reason(void)
     doctor64("d", 24, 7);
     expect_open("d", MMSB_READER_VERSION);
     /* A greater minor adds, and the hash is another: that is no reason to refuse it. A smaller one lacks something. */
-    doctor32("d", 12, 2);
+    doctor32("d", 12, 3);
     expect_open("d", MMSB_READER_OK);
     doctor32("d", 12, 0);
     expect_open("d", MMSB_READER_VERSION);
-    doctor32("d", 12, 2);
+    doctor32("d", 12, 3);
     doctor64("d", 16, (uint64_t)1 << 40);
     expect_open("d", MMSB_READER_FEATURES);
     doctor64("d", 16, 0);

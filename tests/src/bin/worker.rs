@@ -3,6 +3,7 @@
 //! ```text
 //! worker DIR OP trace              says `stage` after each commit (and waits for a line), then `steps a,b,c`
 //! worker DIR OP kill STEP SKIP     is killed when it passes the step for the SKIP + 1st time
+//! worker DIR OP linger STEP SKIP   the same, and a copy of its descriptors, so of its liveness lock, lives until its input ends
 //! worker DIR OP ptrace             performs the operation inside a ptrace region
 //! worker DIR recover trace|kill STEP SKIP|ptrace
 //!                                  joins, says `joined`, waits for a line, recovers the dead
@@ -28,10 +29,27 @@ fn wait_for_line() {
         .expect("a line");
 }
 
+/// As if taking this process down took the kernel for ever: a child that was made behind the C library's back, so without
+/// fork handlers, keeps copies of all descriptors until nobody has the other end of the input any more.
+fn keep_descriptors() {
+    // SAFETY: plain fork; the child only reads, and ends.
+    let child = unsafe { libc::syscall(libc::SYS_fork) };
+    assert!(child >= 0, "no child");
+    if child == 0 {
+        let mut byte = 0u8;
+        // SAFETY: reads one byte into a place for one; the end of input or a line ends it.
+        unsafe {
+            libc::read(0, (&raw mut byte).cast(), 1);
+            libc::_exit(0);
+        }
+    }
+}
+
 /// How the operation is to end.
 enum Mode {
     Trace,
     Kill(String, u64),
+    Linger(String, u64),
     Ptrace,
 }
 
@@ -42,7 +60,10 @@ impl Mode {
                 let ((), steps) = trace(operation);
                 spawn::say(&format!("steps {}", steps.join(",")));
             }
-            Mode::Kill(step, skip) => {
+            Mode::Kill(step, skip) | Mode::Linger(step, skip) => {
+                if let Mode::Linger(..) = self {
+                    keep_descriptors();
+                }
                 arm(step, *skip, Action::Kill);
                 operation();
                 // What follows is clearing up, and no part of the operation.
@@ -68,6 +89,7 @@ fn main() {
     let mode = match (mode.as_str(), rest) {
         ("trace", []) => Mode::Trace,
         ("kill", [step, skip]) => Mode::Kill(step.clone(), skip.parse().expect("a number")),
+        ("linger", [step, skip]) => Mode::Linger(step.clone(), skip.parse().expect("a number")),
         ("ptrace", []) => Mode::Ptrace,
         _ => panic!("unknown mode {mode:?} {rest:?}"),
     };

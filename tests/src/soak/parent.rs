@@ -204,6 +204,8 @@ const RECOVERY_STEPS: &[&str] = &[
     "recovery.freed",
     "recovery.released_one",
     "recovery.released",
+    "recovery.let_go",
+    "recovery.unblocked",
     "recovery.vacated",
 ];
 

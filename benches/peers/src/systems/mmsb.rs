@@ -49,7 +49,8 @@ pub const CONTENDERS: &[Contender] = &[
         "mmsb/page",
         "MMSB, page",
         "A bus and pages with default settings. Written with Page::patch, whole: each write is a delta with its place in \
-         the bus's order and its record in the ring. Read with Page::read_if_newer (messages) or Page::read_into.",
+         the bus's order and its record in the ring. Read with Page::read_if_newer (messages), Page::read_into, \
+         or all of them with Observer::for_each_page (late joiner).",
         &[
             one_way::entry::<ByPage>(&[8, 64, 1024]),
             latest::read_alone::<Plain>(&[64, 1024]),
@@ -500,12 +501,15 @@ impl State for Pages {
     fn join(task: &Task, take: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
         // Who only wants to know the state need not take part.
         let bus = Bus::builder("peers").dir(&task.dir).observe()?;
-        let mut value = vec![0; task.bytes];
-        for at in 0..VALUES {
-            bus.page(&format!("value/{at}"))?.read_into(&mut value)?;
-            take(at, &value)?;
-        }
-        Ok(())
+        let (mut at, mut taken) = (0, Ok(()));
+        bus.for_each_page(|_, _, value| {
+            if taken.is_ok() {
+                taken = take(at, value);
+            }
+            at += 1;
+            Ok(())
+        })?;
+        taken
     }
 }
 
