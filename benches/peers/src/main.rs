@@ -213,6 +213,9 @@ fn run(args: &RunArgs) -> Result<()> {
         dir: PathBuf::from("/dev/shm"),
         disk,
     };
+    for base in [&runner.dir, &runner.disk] {
+        runner::sweep(base);
+    }
     let mut results = Results::begin(&contenders, machine::describe(&runner));
     results.date = machine::date();
     results.commit = machine::commit();

@@ -16,6 +16,33 @@ use crate::measure::{Round, cdf};
 use crate::results::Case;
 use crate::task::{ANSWER, CONTROL, EXTRA, Job, Task, now_ns};
 
+/// Begins the name of everything that a run leaves in a directory while it lasts; its process id comes next.
+const PREFIX: &str = "mmsb-peers-";
+
+/// Removes what runs that were interrupted left in `base`.
+pub fn sweep(base: &Path) {
+    let Ok(entries) = std::fs::read_dir(base) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
+        let Some((pid, _)) = name.split_once('-') else {
+            continue;
+        };
+        let is_gone = pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
+        if is_gone {
+            // What cannot be removed is somebody else's.
+            let _ = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
+                _ => std::fs::remove_file(entry.path()),
+            };
+        }
+    }
+}
+
 /// A process may take so long to say something, beyond the time it measures.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -178,7 +205,7 @@ impl Runner {
     ) -> Result<Round> {
         let place = |base: &Path| {
             tempfile::Builder::new()
-                .prefix("mmsb-peers-")
+                .prefix(&format!("{PREFIX}{}-", std::process::id()))
                 .tempdir_in(base)
                 .with_context(|| format!("no directory in {}", base.display()))
         };
@@ -477,6 +504,29 @@ impl Drop for Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_interrupted_run_left_is_removed_and_nothing_else() {
+        let base = tempfile::tempdir().unwrap();
+        // No process has this id.
+        let gone = format!("{PREFIX}4194305-x");
+        let mine = format!("{PREFIX}{}-x", std::process::id());
+        let kept = [mine.as_str(), "mmsb-peers-x", "mmsb-peers-4194305", "else"];
+        for name in kept.iter().copied().chain([gone.as_str()]) {
+            std::fs::create_dir(base.path().join(name)).unwrap();
+            std::fs::write(base.path().join(name).join("inside"), "").unwrap();
+        }
+        std::fs::write(base.path().join(format!("{gone}_service")), "").unwrap();
+        sweep(base.path());
+        let mut left: Vec<_> = std::fs::read_dir(base.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let mut kept: Vec<_> = kept.map(str::to_owned).into();
+        kept.sort();
+        assert_eq!(left, kept);
+    }
 
     #[test]
     fn every_job_is_planned_once_in_each_size() {

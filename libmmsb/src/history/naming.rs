@@ -96,10 +96,10 @@ pub(super) struct Namings {
 }
 
 impl Namings {
-    /// Forgets what is no longer in the log, which a new incarnation or another writer may have continued from somewhere
-    /// ahead of its end. What retention removed stays true.
+    /// Forgets what is no longer in the log, which a repair may have cut, or a new incarnation or another writer continued
+    /// from somewhere ahead of its end. What retention removed stays true.
     fn check(&mut self, found: &Survey) {
-        let mut to = self.to;
+        let mut to = self.to.min(found.end.lsn);
         for (id, first_lsn) in &self.files {
             if *first_lsn >= found.first_lsn && !found.file_ids.contains(id) {
                 to = to.min(*first_lsn);
@@ -311,6 +311,10 @@ mod tests {
         let mut cut = known();
         cut.check(&survey(&[(1, 10, 20), (2, 20, 25), (7, 25, 50)]));
         assert_eq!((cut.to, lsns(&cut).len()), (25, 10));
+        // The end was cut off, and nothing has come in its place yet.
+        let mut cut = known();
+        cut.check(&survey(&[(1, 10, 20), (2, 20, 30), (3, 30, 33)]));
+        assert_eq!((cut.to, lsns(&cut).len()), (33, 18));
         // Under the name of the one before.
         let mut cut = known();
         cut.check(&survey(&[(1, 10, 20), (7, 20, 50)]));
