@@ -258,11 +258,12 @@ impl Drop for Small {
 #[test]
 fn a_full_disk_is_said_and_the_log_goes_on_when_there_is_room() {
     let _watchdog = watchdog::start("full", Duration::from_secs(100));
-    let Some(small) = Small::mount(3 << 20) else {
+    let Some(small) = Small::mount(32 << 20) else {
         return;
     };
     let filler = small.0.join("filler");
-    std::fs::write(&filler, vec![1; 3 << 19]).expect("a file in the way");
+    // Most of it, so that there is room for long once it is gone: the writer goes on for as long as nobody looks.
+    std::fs::write(&filler, vec![1; (32 << 20) - (3 << 19)]).expect("a file in the way");
     let site = Site::with_log(exe(), &small.0.join("log")).expect("directories");
     let mut supervisor = active(&site, "auto");
     let mut books = Books::default();
@@ -287,8 +288,8 @@ fn a_full_disk_is_said_and_the_log_goes_on_when_there_is_room() {
     listen(&mut writer, &mut books, "commits again", |b| {
         b.synced > synced + 10
     });
-    assert!(supervisor.await_role("Active", PATIENCE));
     let _ = writer.kill();
+    assert!(supervisor.await_role("Active", PATIENCE));
     for line in writer.last_lines() {
         books.take(&line);
     }

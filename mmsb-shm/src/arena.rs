@@ -514,7 +514,6 @@ impl Participant {
             return Ok(());
         }
         self.reclaim_retired()?;
-        let _inside = self.operation();
         let lock = &self.core.ctl.header().grow_lock;
         self.lock_word(lock, 31, Locked::Growth)?;
         let result = self.refill_locked(class, shape);

@@ -4,7 +4,7 @@
 //! description**, a kernel lock (OFD) on that slot's byte. The kernel drops the lock when the process dies, whatever it
 //! dies of, and anybody can ask about it, across PID namespaces. Alive means: the lock is held. Nothing else decides.
 //! Only who died *inside* an operation, and holds others up, is known a good deal earlier, by the mark of
-//! [`robust`](crate::sys::robust): then what it held up is repaired at once, and the rest once the lock is free.
+//! [`robust`]: then what it held up is repaired at once, and the rest once the lock is free.
 //!
 //! A life is (slot, generation). Owner words and stamps carry it, and a slot is reused only after everything that its
 //! last life left behind was finished or cleared (`recovery`).

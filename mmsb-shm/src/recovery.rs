@@ -32,7 +32,7 @@ use crate::segment::{Core, LOCK_RECOVERY};
 use crate::stats::Counter;
 use crate::sync::{Ordering, fence};
 use crate::sys::fork::Description;
-use crate::sys::{lock, space};
+use crate::sys::{lock, robust, space};
 use crate::testing::step;
 
 /// Holds the recovery lock of a slot.
@@ -61,7 +61,11 @@ pub(crate) fn all_dead(core: &Core, fd: &OwnedFd) -> Result<u32, PageError> {
         if core.is_dead(index, state >> 8) {
             count += u32::from(participant(core, fd, index)?);
         } else if core.died_inside(index, state >> 8) {
-            participant(core, fd, index)?;
+            match participant(core, fd, index) {
+                // Whoever needs those pages hears of it; until its process is gone there is no giving them up.
+                Ok(_) | Err(PageError::Corrupt(_)) => {}
+                Err(e) => return Err(e),
+            }
         }
     }
     Ok(count)
@@ -94,6 +98,7 @@ pub(crate) fn participant(core: &Core, fd: &OwnedFd, index: u32) -> Result<bool,
         // The hold is for the redo, and that is done.
         slot.hold.store(0, Ordering::Release);
         step("recovery.let_go");
+        core.pages.count(Counter::Recoveries, 1);
         // Release: who does not see the mark any more sees what was repaired.
         slot.thread.store(UNBLOCKED, Ordering::Release);
         slot.recovering.store(0, Ordering::Relaxed);
@@ -112,6 +117,10 @@ fn finish(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
     free_hand(core, index, owner::word(index, generation))?;
     step("recovery.freed");
     let slot = &core.ctl.participants()[index as usize];
+    // Each life once, unless its recoverer dies right behind this. Relaxed: only recoverers store it now, under the lock.
+    if slot.thread.load(Ordering::Relaxed) != UNBLOCKED {
+        core.pages.count(Counter::Recoveries, 1);
+    }
     slot.recovering.store(0, Ordering::Relaxed);
     vacate(core, index, generation);
     step("recovery.vacated");
@@ -134,9 +143,9 @@ fn unblock(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
     step("recovery.padded");
     let (ready, odd) = redo(core, life, load_lsn(&slot.hold, Ordering::Acquire))?;
     step("recovery.redone");
-    // Nobody else takes a word of the dead one's, or gives one back, so one look finds them.
+    // Nobody else takes a word of the dead one's, except what was leased between two commits: one look finds them.
     let held: Vec<u32> = held_words(core, life).collect();
-    let torn = |index: &&u32| left(core, **index, 0) == Some(Left::Torn);
+    let torn = |index: &&u32| left(core, life, **index, 0) == Some(Left::Torn);
     if let Some(index) = held.iter().find(torn) {
         // Pages are odd only behind READY, so the record should have named it.
         return Err(Corrupt {
@@ -157,10 +166,6 @@ fn unblock(core: &Core, index: u32, generation: u64) -> Result<(), Corrupt> {
     step("recovery.released");
     for (counter, n) in counters {
         core.pages.count(counter, n);
-    }
-    // Once for each life. Relaxed: only recoverers store it, under the lock.
-    if slot.thread.load(Ordering::Relaxed) != UNBLOCKED {
-        core.pages.count(Counter::Recoveries, 1);
     }
     Ok(())
 }
@@ -342,16 +347,22 @@ fn held_words(core: &Core, life: u32) -> impl Iterator<Item = u32> {
     })
 }
 
-/// What a dead writer whose unfinished commit is at `hold` left of a page. `None`: there is no entry for it.
-fn left(core: &Core, index: u32, hold: u64) -> Option<Left> {
+/// What a dead writer whose unfinished commit is at `hold` left of a page. `None`: there is no entry for it, or somebody
+/// else took it meanwhile, as a lease of the dead may be taken.
+fn left(core: &Core, life: u32, index: u32, hold: u64) -> Option<Left> {
     let entry = core.pages.load_entry(index)?;
-    Some(match core.pages.block(entry.block(), 0) {
+    let left = match core.pages.block(entry.block(), 0) {
         _ if entry.block().is_none() => Left::Nothing,
         Err(_) => Left::Nothing,
         Ok(block) if block.header.seq.load(Ordering::Acquire) & 1 == 1 => Left::Torn,
         Ok(block) if load_lsn(&block.header.lsn, Ordering::Relaxed) < hold => Left::Before,
         Ok(_) => Left::Behind,
-    })
+    };
+    // Acquire fence: the word is looked at behind the page, which is the dead one's only if the word still is. (A page that
+    // the dead one left odd is not taken: it was locked, or `active` says that a leased commit was under way.)
+    fence(Ordering::Acquire);
+    let word = core.ctl.owner(index).load(Ordering::Relaxed);
+    (owner::holder(word) == life).then_some(left)
 }
 
 /// Pages whose owner word names the life.
@@ -359,7 +370,7 @@ fn held_pages(core: &Core, life: u32) -> impl Iterator<Item = WreckedPage> {
     let slot = owner::index(life).and_then(|i| core.ctl.participants().get(i as usize));
     let hold = slot.map_or(0, |slot| load_lsn(&slot.hold, Ordering::Acquire));
     held_words(core, life).filter_map(move |index| {
-        let left = left(core, index, hold)?;
+        let left = left(core, life, index, hold)?;
         let generation = core.pages.load_entry(index)?.generation();
         Some(WreckedPage {
             id: PageId { index, generation },
@@ -600,6 +611,8 @@ pub(crate) fn vacate(core: &Core, index: u32, generation: u64) {
     slot.state
         .store((generation + 1) << 8 | SLOT_FREE, Ordering::Release);
 }
+
+const _: () = assert!(UNBLOCKED == robust::NO_THREAD);
 
 /// Wakes everybody: a dead writer may have been about to.
 fn wake_all(core: &Core) {

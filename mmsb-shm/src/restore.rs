@@ -125,6 +125,7 @@ impl Restorer {
         if size == 0 || payload > PAGE_BYTES_MAX || versions > VERSIONS_MAX {
             return Err(PageError::BadSize { bytes: payload });
         }
+        let _inside = participant.operation();
         let held = participant.allocate(payload, None)?;
         // Nobody else is here, so nobody has to find it after a death.
         participant.published(&held);

@@ -130,6 +130,7 @@ impl Participant {
         if page.versions() > 1 {
             return Err(PageError::NotLoaned(page.id()));
         }
+        let _inside = self.operation();
         let held = self.allocate(page.size() as u64, Some(page.id()))?;
         let loan = Loan {
             by: self,

@@ -132,7 +132,6 @@ impl Participant {
 
     /// One attempt to raise the limit to `need`; who is in the way if that was not enough. Recovers the dead it meets.
     fn move_limit(&self, need: u64) -> Result<Blocker, PageError> {
-        let _inside = self.operation();
         let lock = &self.core.ctl.header().limit_lock;
         if let Err(found) = owner::try_acquire(lock, self.me) {
             return Ok(match self.core.holder(found) {

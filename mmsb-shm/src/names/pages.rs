@@ -351,10 +351,11 @@ impl Participant {
         self.check_fork()?;
         let _inside = self.operation();
         let names = &self.core.ctl.header().names_lock;
-        let word = match self.core.pages.entry(id.index) {
-            Some(_) => self.owner_word(id.index),
-            None => return Err(PageError::PageGone(id)),
-        };
+        // Owner words of numbers that no page ever had stay untouched: recovery does not look there.
+        if self.core.pages.page_at(id.index) != Some(id) {
+            return Err(PageError::PageGone(id));
+        }
+        let word = self.owner_word(id.index);
         // The line that says whether it has a name, schema or metadata comes over while the page is being locked.
         self.core.pages.prefetch_cold(id);
         let mut named = false;
@@ -422,7 +423,7 @@ impl Participant {
         change: impl Fn(Cold) -> Cold,
     ) -> Result<(), PageError> {
         self.check_fork()?;
-        if self.core.pages.entry(id.index).is_none() {
+        if self.core.pages.page_at(id.index) != Some(id) {
             return Err(PageError::PageGone(id));
         }
         let _inside = self.operation();

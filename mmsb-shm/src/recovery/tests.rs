@@ -19,7 +19,7 @@ use crate::participant::{Holder, Participant, ParticipantConfig};
 use crate::restore::Restorer;
 use crate::ring::gating;
 use crate::segment::{BusConfig, Draft, LOCK_SLOT};
-use crate::sys::{fork, robust, space::SegmentDir};
+use crate::sys::{fork, space::SegmentDir};
 
 struct Bus {
     core: Arc<Core>,

@@ -40,7 +40,8 @@ pub fn install() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     // SAFETY: the handler is a function of this image that only touches atomics and makes system calls, so it may run in
     // a fork child of a threaded process. Should this image be unloaded, the C library drops its handlers.
-    *INSTALLED.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(in_child)) } == 0)
+    *INSTALLED
+        .get_or_init(|| unsafe { libc::pthread_atfork(Some(ahead), None, Some(in_child)) } == 0)
 }
 
 /// How many forks lie between the process that first loaded this library and this one. A handle stores it when it
@@ -139,6 +140,11 @@ impl Drop for Description {
     }
 }
 
+/// Runs in the thread that forks.
+extern "C" fn ahead() {
+    super::robust::forget();
+}
+
 /// Runs in the child, before `fork` returns there. Async-signal-safe: another thread may have held any lock.
 extern "C" fn in_child() {
     // Relaxed: this is the child's only thread.
@@ -154,7 +160,6 @@ extern "C" fn in_child() {
             unsafe { libc::close(tracked - 1) };
         }
     }
-    super::robust::forget_in_child();
 }
 
 #[cfg(all(test, not(miri)))]

@@ -132,7 +132,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `base` and `len` come from the mmap in `new` and are unmapped only here. Owners of offsets into
+        // SAFETY: `base` and `len` come from the mmap in `new`, or the mremap in `resized`, and are unmapped only here. Owners of offsets into
         // the mapping keep it alive, so no address in it is used after this.
         let unmapped = unsafe { rustix::mm::munmap(self.base().cast(), self.len) };
         // It fails only when the arguments are wrong, or when a split would pass the map count, which unmapping a

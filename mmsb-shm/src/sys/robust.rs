@@ -4,7 +4,7 @@
 //! process's whole memory: a millisecond and more. The *robust list* of a thread (`set_robust_list(2)`, made for mutexes
 //! that are shared between processes) is walked as the first thing of its exit. Its head has one place for a single entry,
 //! `list_op_pending`, meant for the moment in which a mutex is being locked. If that names a futex word which holds the dying
-//! thread's id, the kernel adds `FUTEX_OWNER_DIED` to the word.
+//! thread's id, the kernel puts `FUTEX_OWNER_DIED` in its place.
 //!
 //! So: a word in shared memory holds the thread's id, and `list_op_pending` names it for as long as an operation lasts: two
 //! stores into the thread's own memory, and no system call. What the mark says, and what it does not:
@@ -28,6 +28,9 @@ use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 /// Set by the kernel in a word whose thread died inside an operation.
 pub const OWNER_DIED: u32 = libc::FUTEX_OWNER_DIED;
 
+/// A value that is no thread's id, and that the kernel never marks; for who needs to store something else.
+pub const NO_THREAD: u32 = libc::FUTEX_TID_MASK;
+
 /// Whether the thread that the word names died inside an operation.
 #[inline]
 pub fn died_inside(word: &AtomicU32) -> bool {
@@ -41,7 +44,8 @@ pub fn watch(word: &AtomicU32) -> Option<u32> {
     // Relaxed, both: the value is compared again by who sleeps. Whoever owns the word may store another id at any time; then
     // nobody is woken, and a sleeper's nap ends.
     let found = word.load(Ordering::Relaxed);
-    if found & libc::FUTEX_TID_MASK == 0 || found & OWNER_DIED != 0 {
+    let thread = found & libc::FUTEX_TID_MASK;
+    if thread == 0 || thread == NO_THREAD || found & OWNER_DIED != 0 {
         return None;
     }
     let watched = found | libc::FUTEX_WAITERS;
@@ -88,6 +92,13 @@ impl Bond {
         let place = std::ptr::with_exposed_provenance_mut(self.place.get());
         // SAFETY: `place` is the word of this very thread that `bind` found, or `nowhere`, which `self` keeps.
         let before = unsafe { std::ptr::read_volatile(place) };
+        // An operation of the same handle inside another one comes last in that, so nothing is lost by ending both at once.
+        // And whoever left one in the middle (a `longjmp`) is not inside it for ever: the next one ends it.
+        let before = if before == self.entry.get() {
+            0
+        } else {
+            before
+        };
         // SAFETY: as above. The C library looks at it only inside its own calls, none of which is under way in this thread.
         unsafe { std::ptr::write_volatile(place, self.entry.get()) };
         // The kernel looks on behalf of this thread, so order within the thread is all it takes.
@@ -151,9 +162,10 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// In a fork child, the one thread there is: it is inside nothing, whatever its parent was inside of. (Its id in a new PID
-/// namespace might be the one in its parent's word.) Async-signal-safe.
-pub fn forget_in_child() {
+/// Ahead of a fork and in the child: nobody is inside of anything. The child has a copy of the head, registered with the
+/// kernel ahead of any handler, and in a new PID namespace its id may be the one in its parent's word. (The parent is not
+/// marked if it dies later in the operation in which it forked; then the lock says it.) Async-signal-safe.
+pub fn forget() {
     if let Some(head) = robust_head() {
         // SAFETY: as in `bind`; `fork` of the C library is not inside a mutex of its own when handlers run.
         unsafe { (&raw mut (*head).list_op_pending).write_volatile(0) };
@@ -287,6 +299,41 @@ mod tests {
             die();
         });
         assert!(died_inside(outer) && !died_inside(inner));
+    }
+
+    #[test]
+    fn an_operation_that_was_left_in_the_middle_ends_with_the_next_one() {
+        let (word, nested) = (shared_word(), shared_word());
+        in_fork(|| {
+            let bond = Bond::default();
+            // As by a `longjmp`.
+            std::mem::forget(bond.begin(word));
+            drop(bond.begin(word));
+            die();
+        });
+        assert!(!died_inside(word));
+        in_fork(|| {
+            let bond = Bond::default();
+            let _outer = bond.begin(nested);
+            let _inner = bond.begin(nested);
+            die();
+        });
+        assert!(died_inside(nested));
+    }
+
+    #[test]
+    fn a_word_is_watched_only_while_its_thread_may_be_marked() {
+        let word = AtomicU32::new(0);
+        for unmarkable in [0, NO_THREAD, 17 | OWNER_DIED] {
+            word.store(unmarkable, Ordering::Relaxed);
+            assert_eq!(watch(&word), None);
+            assert_eq!(word.load(Ordering::Relaxed), unmarkable);
+        }
+        word.store(17, Ordering::Relaxed);
+        let watched = watch(&word);
+        assert_eq!(watched, Some(17 | libc::FUTEX_WAITERS));
+        assert_eq!(watch(&word), watched);
+        assert_eq!(Some(word.load(Ordering::Relaxed)), watched);
     }
 
     #[test]
